@@ -1,0 +1,99 @@
+# SPDX-License-Identifier: MIT
+"""Build remctl._remctl_cffi: the cffi builder that setup.py names.
+
+The declarations are in remctl/_shim.cdef and the C in remctl/_shim.c.  Where
+libremctl is comes from pkg-config, else the compiler's own paths are used.
+REMCTL_INCLUDE_DIR and REMCTL_LIB_DIR point at a library in another prefix.
+"""
+
+from __future__ import annotations
+
+import os
+import shlex
+import subprocess
+import sys
+import sysconfig
+import tempfile
+from pathlib import Path
+from typing import Any
+
+from cffi import FFI
+
+HERE = Path(__file__).resolve().parent
+
+MISSING = (
+    "libremctl was not found: install libremctl-dev and a C compiler (Debian and "
+    "Ubuntu: gcc libremctl-dev, on Fedora gcc remctl-devel, with Homebrew remctl), "
+    "or set REMCTL_INCLUDE_DIR and REMCTL_LIB_DIR to where remctl.h and the library "
+    "are."
+)
+
+
+def pkg_config(option: str) -> list[str]:
+    """Return what pkg-config answers for libremctl, nothing where it cannot."""
+    command = [os.environ.get("PKG_CONFIG", "pkg-config"), option, "libremctl"]
+    try:
+        answer = subprocess.run(command, capture_output=True, text=True, check=True)
+    except (OSError, subprocess.CalledProcessError):
+        return []
+    return shlex.split(answer.stdout)
+
+
+def compiler_options() -> dict[str, Any]:
+    """Return the keyword arguments of set_source() that find libremctl."""
+    include_dir = os.environ.get("REMCTL_INCLUDE_DIR")
+    library_dir = os.environ.get("REMCTL_LIB_DIR")
+    if include_dir or library_dir:
+        return {
+            "include_dirs": [include_dir] if include_dir else [],
+            "library_dirs": [library_dir] if library_dir else [],
+            "runtime_library_dirs": [library_dir] if library_dir else [],
+            "libraries": ["remctl"],
+        }
+    return {
+        "extra_compile_args": pkg_config("--cflags"),
+        "extra_link_args": pkg_config("--libs") or ["-lremctl"],
+    }
+
+
+def check_library(options: dict[str, Any]) -> None:
+    """Stop with a sentence that helps when remctl.h or libremctl is missing."""
+    compiler = shlex.split(
+        os.environ.get("CC") or sysconfig.get_config_var("CC") or "cc"
+    )
+    with tempfile.TemporaryDirectory() as directory:
+        source = Path(directory, "check.c")
+        source.write_text(
+            "#include <remctl.h>\n"
+            "int main(void) { remctl_close(remctl_new()); return 0; }\n"
+        )
+        command = [
+            *compiler,
+            *shlex.split(os.environ.get("CPPFLAGS", "")),
+            *shlex.split(os.environ.get("CFLAGS", "")),
+            *options.get("extra_compile_args", []),
+            *(f"-I{path}" for path in options.get("include_dirs", [])),
+            str(source),
+            "-o",
+            str(Path(directory, "check")),
+            *shlex.split(os.environ.get("LDFLAGS", "")),
+            *(f"-L{path}" for path in options.get("library_dirs", [])),
+            *options.get("extra_link_args", []),
+            *(f"-l{name}" for name in options.get("libraries", [])),
+        ]
+        try:
+            subprocess.run(command, capture_output=True, check=True)
+        except (OSError, subprocess.CalledProcessError):
+            sys.exit(MISSING)
+
+
+options = compiler_options()
+check_library(options)
+ffibuilder = FFI()
+ffibuilder.cdef((HERE / "remctl" / "_shim.cdef").read_text())
+ffibuilder.set_source(
+    "remctl._remctl_cffi", (HERE / "remctl" / "_shim.c").read_text(), **options
+)
+
+if __name__ == "__main__":
+    ffibuilder.compile(verbose=True)

@@ -1,0 +1,130 @@
+# SPDX-License-Identifier: MIT
+"""From a server's name to a connected TCP socket, as steps."""
+
+from __future__ import annotations
+
+import os
+import select
+import socket
+from contextlib import suppress
+from errno import EAFNOSUPPORT, EINPROGRESS, ETIMEDOUT
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+from remctl._arguments import source_family
+from remctl._exceptions import RemctlError, RemctlTimeoutError
+from remctl._ffi import lib
+from remctl._waiting import Deadline, Readiness, run_in_thread
+
+if TYPE_CHECKING:
+    from remctl._waiting import Steps
+
+    Address = tuple[socket.AddressFamily, tuple[Any, ...]]
+
+
+def connect(
+    host: str, port: int, source_ip: str | None, timeout: float
+) -> Steps[tuple[socket.socket, int]]:
+    """Connect to HOST; return the socket, in blocking mode, and its port.
+
+    For port 0 tries the registered port, then the legacy one, and reports the
+    first's error when both fail.  TIMEOUT seconds bound the name service, then
+    each address's connect.  Raises RemctlError.
+    """
+    addresses = yield from resolve(host, timeout)
+    errors = []
+    for number in [port] if port else [lib.REMCTL_PORT, lib.REMCTL_PORT_OLD]:
+        try:
+            sock = yield from connect_port(addresses, number, source_ip, timeout)
+        except OSError as error:
+            errors.append(failure(f"cannot connect to {host} (port {number})", error))
+        else:
+            return sock, number
+    raise errors[0]
+
+
+def resolve(host: str, timeout: float) -> Steps[list[Address]]:
+    """Return the families and addresses of HOST, with port 0."""
+
+    def look_up(flags: int = 0) -> list[Address]:
+        # As bytes, or Python would apply its own idea of IDNA.
+        name = host.encode("ascii")
+        found = socket.getaddrinfo(name, 0, type=socket.SOCK_STREAM, flags=flags)
+        return [(entry[0], entry[4]) for entry in found]
+
+    try:
+        return look_up(socket.AI_NUMERICHOST)
+    except OSError:
+        pass  # a name, to be looked up where it can be interrupted
+    try:
+        return (yield from run_in_thread(look_up, Deadline(timeout)))
+    except OSError as error:
+        raise failure(f"unknown host {host}", error) from None
+
+
+def connect_port(
+    addresses: list[Address], port: int, source_ip: str | None, timeout: float
+) -> Steps[socket.socket]:
+    """Connect to PORT on the first of ADDRESSES that answers, else OSError."""
+    last_error = OSError(EAFNOSUPPORT, os.strerror(EAFNOSUPPORT))
+    family = source_family(source_ip) if source_ip is not None else None
+    for address_family, address in addresses:
+        if family not in (None, address_family):
+            continue
+        target = (address[0], port, *address[2:])
+        try:
+            return (
+                yield from connect_address(address_family, target, source_ip, timeout)
+            )
+        except OSError as error:
+            last_error = error
+    raise last_error
+
+
+def connect_address(
+    family: socket.AddressFamily,
+    address: tuple[Any, ...],
+    source_ip: str | None,
+    timeout: float,
+) -> Steps[socket.socket]:
+    """Connect to one address, else OSError."""
+    sock = socket.socket(family, socket.SOCK_STREAM)
+    try:
+        if source_ip is not None:
+            sock.bind((source_ip, 0))
+        # Not sock.connect(): PyPy's cannot stand a signal, and close() in
+        # another thread must be able to end the wait.
+        sock.setblocking(False)
+        code = sock.connect_ex(address)
+        if code == EINPROGRESS:
+            deadline = Deadline(timeout)
+            connected = Readiness(
+                sock.fileno(), select.POLLOUT, deadline, partial(shut_down, sock)
+            )
+            while not connected.ready:
+                if deadline.passed():
+                    raise TimeoutError(ETIMEDOUT, os.strerror(ETIMEDOUT))
+                yield connected
+            code = sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
+        if code:
+            raise OSError(code, os.strerror(code))
+        sock.setblocking(True)
+        # A command of several tokens, and the handshake, write several times.
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    except BaseException:
+        sock.close()
+        raise
+    return sock
+
+
+def shut_down(sock: socket.socket) -> None:
+    """End whatever waits for SOCK, from any thread."""
+    with suppress(OSError):  # it may not be connected any more
+        sock.shutdown(socket.SHUT_RDWR)
+
+
+def failure(what: str, error: OSError) -> RemctlError:
+    """Return the exception for ERROR, which happened to WHAT."""
+    if isinstance(error, TimeoutError):
+        return RemctlTimeoutError(f"{what}: {error.strerror or 'timed out'}")
+    return RemctlError(f"{what}: {error.strerror or error}")

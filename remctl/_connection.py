@@ -1,0 +1,346 @@
+# SPDX-License-Identifier: MIT
+"""One authenticated connection to a server, as steps.
+
+The only place where results of the C library become tokens and exceptions.
+Steps are generators; remctl._waiting drives them in a blocking caller.  One
+caller at a time drives a connection; close() may come from anywhere.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+import select
+from functools import partial
+from typing import TYPE_CHECKING, Callable
+
+from remctl._arguments import wire_size
+from remctl._connect import connect
+from remctl._exceptions import RemctlError, RemctlTimeoutError
+from remctl._ffi import ffi, lib, new_connection, to_text
+from remctl._results import ErrorCode, RemctlOutput, Stream
+from remctl._waiting import Call, Deadline, Readiness, run_in_thread, wait_for
+
+if TYPE_CHECKING:
+    import socket
+
+    from remctl._arguments import Server
+    from remctl._remctl_cffi import ShimConnection
+    from remctl._waiting import Steps, T, Wait
+
+DONE = RemctlOutput("done")
+STREAMS = {int(stream): stream for stream in Stream}
+ERROR_CODES = {int(code): code for code in ErrorCode}
+
+# The protocol's largest message less its first four octets: a command that
+# is longer, counted as the arguments' wire_size(), goes in several tokens.
+ONE_TOKEN = 64 * 1024 - 4
+
+# The servers, by host and port, that have spoken protocol 2 or later with this
+# process.  Which one a server speaks, a single unauthenticated bit tells.
+spoke_protocol2: set[tuple[str, int | None]] = set()
+
+
+class Connection:
+    """One connection, opened once.
+
+    ``pending``: the reply to a command is unread.  ``in_flight``: an operation
+    has begun and not ended.  If that is so after an exception, nobody knows
+    what is on the wire, and who drove the steps must close the connection.
+    """
+
+    def __init__(
+        self, server: Server, ccache: str | None, source_ip: str | None
+    ) -> None:
+        """Do no I/O."""
+        self.pending = False
+        self.in_flight = False
+        self._server = server
+        self._ccache = ccache
+        self._source_ip = source_ip
+        self._pid = os.getpid()
+        self._closed = False
+        self._out_of_step = False
+        self._many_tokens = False
+        # Owns the C memory, which goes with the last reference: a helper
+        # thread that is inside C has one, too.
+        self._handle: ShimConnection | None = None
+        # What the caller waits for, for close() to cancel.
+        self._wait: Wait | None = None
+        # With a protocol 1 server: its port, and whose tickets to use.
+        self._protocol1_port: int | None = None
+        self._protocol1_ccache: str | None = None
+
+    @property
+    def alive(self) -> bool:
+        """Whether output() may be asked: this process's own, and not closed."""
+        return not self._closed and self._pid == os.getpid()
+
+    @property
+    def usable(self) -> bool:
+        """Whether another command may be sent, as far as is known without I/O."""
+        return self.alive and not self._out_of_step
+
+    def fileno(self) -> int:
+        """Return our descriptor, -1 where there is none."""
+        return -1 if self._handle is None else self._handle.fd
+
+    def close(self) -> None:
+        """End the connection, from any thread, without blocking.
+
+        Whoever is in the middle of an operation gets a RemctlError.
+        """
+        self._closed = True
+        wait, handle = self._wait, self._handle
+        if wait is not None and self._pid == os.getpid():
+            wait.cancel()
+        if handle is not None:
+            lib.shim_close(handle)
+
+    def open(self, timeout: float, sock: socket.socket | None = None) -> Steps[None]:
+        """Connect and authenticate (remctl_open_fd), over SOCK if there is one."""
+        self.in_flight = True
+        self._protocol1_ccache = self._ccache or os.environ.get("KRB5CCNAME")
+        host = self._server.host
+        port = None
+        if sock is None:
+            sock, port = yield from self._within_reach(
+                connect(host, self._server.port, self._source_ip, timeout)
+            )
+        with sock:
+            handle = self._new_handle(sock.fileno(), self._ccache)
+        outcome = yield from self._in_time(
+            run_in_thread(partial(lib.shim_open, handle), Deadline(timeout)),
+            f"receiving token: timed out (no answer from {host} or its KDC)",
+        )
+        known_as = (host.lower(), port)
+        if outcome == lib.SHIM_UNSUPPORTED:
+            self._become_protocol1(known_as)
+        elif outcome == lib.SHIM_OK:
+            spoke_protocol2.add(known_as)
+        else:
+            raise self._failure(outcome)
+        self.in_flight = False
+
+    def command(self, arguments: list[bytes], timeout: float) -> Steps[None]:
+        """Send a command (remctl_commandv)."""
+        self._check_no_reply_pending()
+        self._check_identity()
+        self.in_flight = True
+        if self._protocol1_port is None:
+            handle = self._open_handle()
+        else:
+            handle = yield from self._open_protocol1(self._protocol1_port, timeout)
+        send = partial(
+            lib.shim_command,
+            handle,
+            b"".join(arguments),
+            ffi.new("size_t[]", [len(argument) for argument in arguments]),
+            len(arguments),
+        )
+        outcome = send(False)
+        if outcome == lib.SHIM_BLOCKS:
+            outcome = yield from self._in_time(
+                while_moving(handle, partial(send, True), timeout),
+                "sending token: timed out",
+            )
+        if outcome != lib.SHIM_OK:
+            raise self._failure(outcome)
+        self._many_tokens = wire_size(arguments) > ONE_TOKEN
+        self.pending = True
+        self.in_flight = False
+
+    def output_now(self) -> RemctlOutput | None:
+        """Return the next token (remctl_output), None if that takes waiting."""
+        if not self.pending:
+            return DONE
+        self.in_flight = True
+        outcome = lib.shim_output(self._open_handle(), False)
+        if outcome in (lib.SHIM_WAIT, lib.SHIM_BLOCKS):
+            return None
+        return self._token(outcome)
+
+    def output(self, timeout: float) -> Steps[RemctlOutput]:
+        """Return the next token (remctl_output), and wait for it."""
+        token = self.output_now()
+        if token is not None:
+            return token
+        handle = self._open_handle()
+        stalled = "receiving token: timed out"
+        deadline = Deadline(timeout)
+        # Held, so that close() elsewhere leaves us our descriptor's number.
+        if not lib.shim_hold(handle):
+            raise self._failure(lib.SHIM_CLOSED)
+        try:
+            while (outcome := lib.shim_output(handle, False)) == lib.SHIM_WAIT:
+                if deadline.passed():
+                    silence = lib.shim_silence(handle)
+                    if not 0 <= silence < timeout:
+                        raise RemctlTimeoutError(f"error {stalled}")
+                    deadline = Deadline(timeout - silence)
+                ready = Readiness(handle.fd, select.POLLIN, deadline)
+                yield from self._within_reach(wait_for(ready))
+            if outcome == lib.SHIM_BLOCKS:
+                read = partial(lib.shim_output, handle, True)
+                outcome = yield from self._in_time(
+                    while_moving(handle, read, timeout), stalled
+                )
+            return self._token(outcome)
+        finally:
+            lib.shim_release(handle)
+
+    def noop(self, timeout: float) -> Steps[bool]:
+        """Exchange NOOP messages (remctl_noop); False if the server cannot."""
+        self._check_no_reply_pending()
+        if self._protocol1_port is not None:
+            return False
+        self.in_flight = True
+        noop = partial(lib.shim_noop, self._open_handle())
+        outcome = yield from self._in_time(
+            run_in_thread(noop, Deadline(timeout)), "receiving token: timed out"
+        )
+        if outcome not in (lib.SHIM_OK, lib.SHIM_UNSUPPORTED):
+            raise self._failure(outcome)
+        self.in_flight = False
+        return bool(outcome == lib.SHIM_OK)
+
+    def _check_no_reply_pending(self) -> None:
+        if self.pending:
+            raise RemctlError("the reply to the last command is not read to its end")
+
+    def _new_handle(self, fd: int, ccache: str | None) -> ShimConnection:
+        host, _, principal = self._server
+        try:
+            self._handle = new_connection(fd, host, principal, ccache, self._source_ip)
+        except OSError as error:
+            raise RemctlError(f"cannot connect to {host}: {error.strerror}") from None
+        return self._handle
+
+    def _open_handle(self) -> ShimConnection:
+        if self._handle is None:
+            raise self._failure(lib.SHIM_CLOSED)
+        return self._handle
+
+    def _drop_handle(self) -> None:
+        handle, self._handle = self._handle, None
+        if handle is not None:
+            lib.shim_close(handle)
+
+    def _become_protocol1(self, known_as: tuple[str, int | None]) -> None:
+        """Serve each command with a connection of its own from now on."""
+        host, port = known_as
+        self._drop_handle()
+        if known_as in spoke_protocol2:
+            raise RemctlError(
+                f"{host} has spoken protocol 2 before and speaks protocol 1 now: "
+                "refused, this may be an attack"
+            )
+        if port is None:
+            raise RemctlError(
+                f"{host} speaks protocol 1, which takes a connection for each "
+                "command: sock cannot serve it"
+            )
+        self._protocol1_port = port
+
+    def _check_identity(self) -> None:
+        """Refuse to run a command as somebody else than at open()."""
+        if (
+            self._protocol1_port is not None
+            and self._protocol1_ccache is None
+            and "KRB5CCNAME" in os.environ
+        ):
+            raise RemctlError(
+                "KRB5CCNAME was set after open(), and protocol 1 authenticates "
+                "again for each command: open() again to change the identity"
+            )
+
+    def _open_protocol1(self, port: int, timeout: float) -> Steps[ShimConnection]:
+        handle = self._new_handle(-1, self._protocol1_ccache)
+        # libremctl's time-out comes after ours: it only ends what we have left.
+        library_timeout = math.ceil(timeout) + 2 if timeout else 0
+        connect = partial(lib.shim_open_protocol1, handle, port, library_timeout)
+        outcome = yield from self._in_time(
+            run_in_thread(connect, Deadline(timeout)), "receiving token: timed out"
+        )
+        if outcome != lib.SHIM_OK:
+            raise self._failure(outcome)
+        return handle
+
+    def _token(self, outcome: int) -> RemctlOutput:
+        handle = self._open_handle()
+        if outcome != lib.SHIM_OK:
+            raise self._failure(outcome)
+        kind = handle.type
+        if kind == lib.REMCTL_OUT_DONE:
+            raise RemctlError("the server's reply has no status")
+        data = ffi.unpack(handle.data, handle.length) if handle.length else b""
+        if kind == lib.REMCTL_OUT_OUTPUT:
+            token = RemctlOutput("output", data, STREAMS[handle.stream])
+        else:
+            if kind == lib.REMCTL_OUT_STATUS:
+                token = RemctlOutput("status", status=handle.status)
+            else:
+                code = handle.code
+                token = RemctlOutput("error", data, error=ERROR_CODES.get(code, code))
+                # The server may have an error for each token of the command.
+                self._out_of_step = self._many_tokens
+            self.pending = False
+            if self._out_of_step or self._protocol1_port is not None:
+                self._drop_handle()
+        self.in_flight = False
+        return token
+
+    def _failure(self, outcome: int) -> Exception:
+        """Return the exception for OUTCOME, which was not good."""
+        if outcome == lib.SHIM_NO_MEMORY:
+            return MemoryError()
+        if outcome == lib.SHIM_CLOSED or self._handle is None:
+            return RemctlError("the connection was closed during the call")
+        return RemctlError(to_text(self._handle.error))
+
+    def _within_reach(self, steps: Steps[T]) -> Steps[T]:
+        """Pass on what STEPS wait for, where close() can cancel it."""
+        try:
+            while True:
+                try:
+                    wait = next(steps)
+                except StopIteration as stop:
+                    return stop.value  # type: ignore[no-any-return]  # the steps' T
+                self._wait = wait
+                # Looked at after the wait is in close()'s sight, and again
+                # after the wait: none of the two can miss the other.
+                if not self._closed:
+                    yield wait
+                if self._closed:
+                    raise self._failure(lib.SHIM_CLOSED)
+        finally:
+            self._wait = None
+            steps.close()
+
+    def _in_time(self, steps: Steps[T], stalled: str) -> Steps[T]:
+        """Pass on STEPS within reach of close(); a TimeoutError means STALLED."""
+        try:
+            return (yield from self._within_reach(steps))
+        except TimeoutError:
+            raise RemctlTimeoutError(f"error {stalled}") from None
+
+
+def while_moving(
+    handle: ShimConnection, function: Callable[[], int], timeout: float
+) -> Steps[int]:
+    """Run FUNCTION in a helper thread for as long as data is moving.
+
+    TimeoutError when none has for TIMEOUT seconds, measured to a tenth of it.
+    """
+    call = Call(function, Deadline(timeout / 10))
+    call.start()
+    progress = lib.shim_progress(handle)
+    deadline = Deadline(timeout)
+    while not call.finished:
+        if progress != (progress := lib.shim_progress(handle)):
+            deadline = Deadline(timeout)
+        elif deadline.passed():
+            raise TimeoutError
+        call.deadline = Deadline(timeout / 10)
+        yield call
+    return call.result()  # type: ignore[no-any-return]  # the function's int

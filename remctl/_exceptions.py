@@ -1,0 +1,81 @@
+# SPDX-License-Identifier: MIT
+"""The exceptions that this package raises.
+
+RemctlError
+├── RemctlNotOpenedError
+├── RemctlProtocolError
+│   └── RemctlTimeoutError    (a TimeoutError, too)
+└── RemctlStatusError
+
+Wrong arguments raise TypeError or ValueError, as everywhere in Python.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from remctl._results import RemctlSimpleResult
+
+
+class RemctlError(Exception):
+    """A remctl operation failed.
+
+    ``value`` and ``str()`` hold the text, which is libremctl's own where it
+    has one.
+    """
+
+    def __init__(self, value: str) -> None:
+        """Keep the text of the error."""
+        super().__init__(value)
+        self.value = value
+
+    def __str__(self) -> str:
+        """Return the text."""
+        return self.value
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Pickle by the constructor's arguments, then all attributes."""
+        return type(self), (self.value,), self.__dict__
+
+
+class RemctlNotOpenedError(RemctlError):
+    """There is no open connection to a server."""
+
+
+class RemctlProtocolError(RemctlError):
+    """The server answered with an error, or remctl.remctl() failed.
+
+    ``code`` is the server's error code (an ErrorCode where the protocol
+    specification names it, else an int), or None when it was not the server
+    that reported the error.
+    """
+
+    def __init__(self, value: str, code: int | None = None) -> None:
+        """Keep the text of the error and the server's error code."""
+        super().__init__(value)
+        self.code = code
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Pickle by the constructor's arguments, then all attributes."""
+        return type(self), (self.value, self.code), self.__dict__
+
+
+class RemctlTimeoutError(RemctlProtocolError, TimeoutError):
+    """The server, the KDC or the name service did not answer in time."""
+
+
+class RemctlStatusError(RemctlError):
+    """A command ended with a status other than 0: see RemctlSimpleResult.check().
+
+    ``result`` is the RemctlSimpleResult.
+    """
+
+    def __init__(self, result: RemctlSimpleResult) -> None:
+        """Keep the result and say its status."""
+        super().__init__(f"command exited with status {result.status}")
+        self.result = result
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Pickle by the constructor's arguments, then all attributes."""
+        return type(self), (self.result,), self.__dict__

@@ -1,0 +1,61 @@
+# SPDX-License-Identifier: MIT
+"""The only import of the compiled module, and strings on their way to and from C."""
+
+from __future__ import annotations
+
+import os
+from errno import ENOMEM
+from typing import TYPE_CHECKING
+
+from remctl._remctl_cffi import ffi, lib
+
+if TYPE_CHECKING:
+    from remctl._remctl_cffi import CData, ShimConnection
+
+__all__ = ["ffi", "lib", "new_connection", "to_c", "to_text", "unsupported_ccache"]
+
+# What a connection weighs for PyPy's garbage collector: mostly GSS-API context.
+CONNECTION_SIZE = 64 * 1024
+
+
+def to_c(value: str | None) -> bytes | CData:
+    """Return VALUE as a C string, None as NULL."""
+    return ffi.NULL if value is None else value.encode("utf-8", "surrogateescape")
+
+
+def to_text(pointer: CData) -> str:
+    """Return C's text; no server can make it undecodable."""
+    if pointer == ffi.NULL:
+        return ""
+    return ffi.string(pointer).decode("utf-8", "backslashreplace")
+
+
+def new_connection(
+    fd: int,
+    host: str,
+    principal: str | None,
+    ccache: str | None,
+    source_ip: str | None,
+) -> ShimConnection:
+    """Return a shim_connection over FD, owned by the garbage collector.
+
+    Raises MemoryError, or OSError when there is no descriptor to be had.
+    """
+    connection = lib.shim_new(
+        fd, to_c(host), to_c(principal), to_c(ccache), to_c(source_ip)
+    )
+    if connection == ffi.NULL:
+        if ffi.errno == ENOMEM:
+            raise MemoryError
+        raise OSError(ffi.errno, os.strerror(ffi.errno))
+    return ffi.gc(connection, lib.shim_free, CONNECTION_SIZE)
+
+
+def unsupported_ccache(ccache: str) -> str | None:
+    """Return why the GSS-API library cannot use CCACHE, or None if it can."""
+    remctl = ffi.gc(lib.remctl_new(), lib.remctl_close)
+    if remctl == ffi.NULL:
+        raise MemoryError
+    if lib.remctl_set_ccache(remctl, to_c(ccache)):
+        return None
+    return to_text(lib.remctl_error(remctl))

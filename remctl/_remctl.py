@@ -1,0 +1,204 @@
+# SPDX-License-Identifier: MIT
+"""The low-level interface: libremctl's functions, with status codes.
+
+What pyremctl's C module _remctl offers, with the same results, except that an
+exit status is the one that the command ended with (libremctl makes 200 a -56).
+Underneath is the same code as in Remctl, since the C functions can crash,
+block Ctrl-C, or run a command as somebody else.
+
+Functions raise TypeError for wrong types, and ValueError for a closed handle
+or a string with NUL.  All else is in the returned status, with the reason in
+remctl_error().  All may be called from any thread.
+"""
+
+from __future__ import annotations
+
+from importlib.metadata import version as _version
+from typing import TYPE_CHECKING, Any, Callable, Union
+
+from remctl import _arguments
+from remctl._client import NO_ERROR, Remctl
+from remctl._exceptions import RemctlError
+from remctl._ffi import lib, to_text
+from remctl._results import Reply
+
+if TYPE_CHECKING:
+    from remctl._arguments import Port
+
+    RemctlOutputTuple = Union[tuple[str, Any, int, int, int], tuple[()]]
+
+__all__ = [
+    "REMCTL_OUT_DONE",
+    "REMCTL_OUT_ERROR",
+    "REMCTL_OUT_OUTPUT",
+    "REMCTL_OUT_STATUS",
+    "REMCTL_PORT",
+    "REMCTL_PORT_OLD",
+    "REMCTL_SERVICE",
+    "VERSION",
+    "remctl",
+    "remctl_close",
+    "remctl_command",
+    "remctl_commandv",
+    "remctl_error",
+    "remctl_new",
+    "remctl_noop",
+    "remctl_open",
+    "remctl_output",
+    "remctl_set_ccache",
+    "remctl_set_source_ip",
+    "remctl_set_timeout",
+]
+
+VERSION = _version("remctl-cffi")
+REMCTL_PORT = lib.REMCTL_PORT
+REMCTL_PORT_OLD = lib.REMCTL_PORT_OLD
+REMCTL_SERVICE = to_text(lib.REMCTL_SERVICE)
+REMCTL_OUT_OUTPUT = lib.REMCTL_OUT_OUTPUT
+REMCTL_OUT_STATUS = lib.REMCTL_OUT_STATUS
+REMCTL_OUT_ERROR = lib.REMCTL_OUT_ERROR
+REMCTL_OUT_DONE = lib.REMCTL_OUT_DONE
+
+
+class Handle:
+    """What remctl_new() returns; nothing in it is for users."""
+
+    __slots__ = ("client", "error")
+
+    def __init__(self) -> None:
+        """Start without a connection."""
+        self.client: Remctl | None = Remctl()
+        self.error = NO_ERROR
+
+
+def remctl(
+    host: str, port: Port, principal: str | None, command: list[bytes]
+) -> tuple[bytes | None, bytes | None, bytes | None, int]:
+    """Run one command; return error, standard output, standard error and status."""
+    handle = remctl_new()
+    client = _client(handle)
+    reply = Reply()
+    with client:
+        if remctl_open(handle, host, port, principal) and remctl_commandv(
+            handle, command
+        ):
+            try:
+                for token in client:
+                    if token.type == "error":
+                        return token.output, reply.stdout, reply.stderr, 0
+                    result = reply.add(token)
+                    if result is not None:
+                        return None, result.stdout, result.stderr, result.status
+            except RemctlError as error:
+                handle.error = error.value
+    return handle.error.encode(), reply.stdout, reply.stderr, 0
+
+
+def remctl_new() -> Handle:
+    """Return a new handle, for the functions below."""
+    return Handle()
+
+
+def remctl_set_ccache(handle: Handle, ccache: str) -> int:
+    """Set the credential cache for later remctl_open() calls; 1 if it can be."""
+    return int(_succeeds(handle, _client(handle).set_ccache, ccache))
+
+
+def remctl_set_source_ip(handle: Handle, source: str) -> int:
+    """Set the local address for later remctl_open() calls; 1."""
+    return int(_succeeds(handle, _client(handle).set_source_ip, source))
+
+
+def remctl_set_timeout(handle: Handle, timeout: float) -> int:
+    """Set the time-out in seconds, 0 for none; 0 if it is negative, else 1."""
+    return int(_succeeds(handle, _client(handle).set_timeout, timeout))
+
+
+def remctl_open(
+    handle: Handle, host: str, port: Port = 0, principal: str | None = None
+) -> int:
+    """Connect and authenticate, in place of an open connection; 1 if it worked."""
+    return int(_succeeds(handle, _client(handle).open, host, port, principal))
+
+
+def remctl_close(handle: Handle) -> None:
+    """Close the connection and the handle, which cannot be used any more."""
+    client = _client(handle)
+    handle.client = None
+    client.close()
+
+
+def remctl_error(handle: Handle) -> str:
+    """Return the text of the last failure, "no error" after a success."""
+    _client(handle)
+    return handle.error
+
+
+def remctl_command(handle: Handle, command: list[bytes]) -> bool:
+    """Send a command; True if that worked."""
+    return remctl_commandv(handle, command)
+
+
+def remctl_commandv(handle: Handle, command: list[bytes]) -> bool:
+    """Send a command; True if that worked."""
+    client = _client(handle)
+    if not isinstance(command, list) or not all(
+        isinstance(argument, bytes) for argument in command
+    ):
+        raise TypeError("command must be a list of bytes")
+    try:
+        _arguments.command(command)
+    except ValueError as error:
+        handle.error = str(error)
+        return False
+    return _succeeds(handle, client.command, command)
+
+
+def remctl_output(handle: Handle) -> RemctlOutputTuple:
+    """Return the next token's five members, unused ones 0; () on failure."""
+    client = _client(handle)
+    try:
+        token = client.output()
+    except RemctlError as error:
+        handle.error = error.value
+        return ()
+    handle.error = NO_ERROR
+    return (
+        token.type,
+        token.output,
+        int(token.stream or 0),
+        token.status or 0,
+        int(token.error or 0),
+    )
+
+
+def remctl_noop(handle: Handle) -> int:
+    """Exchange NOOP messages with the server; 1 if that worked."""
+    client = _client(handle)
+    try:
+        answered = client.noop()
+    except RemctlError as error:
+        handle.error = error.value
+        return 0
+    handle.error = NO_ERROR if answered else "NOOP message not supported"
+    return int(answered)
+
+
+def _client(handle: Handle) -> Remctl:
+    if not isinstance(handle, Handle):
+        raise TypeError("not a handle from remctl_new()")
+    if handle.client is None:
+        raise ValueError("the handle is closed")
+    return handle.client
+
+
+def _succeeds(
+    handle: Handle, function: Callable[..., object], *arguments: object
+) -> bool:
+    try:
+        function(*arguments)
+    except RemctlError as error:
+        handle.error = error.value
+        return False
+    handle.error = NO_ERROR
+    return True

@@ -1,0 +1,79 @@
+# SPDX-License-Identifier: MIT
+from collections.abc import Callable
+from typing import TypeVar
+
+class CData: ...
+
+class ShimConnection(CData):
+    type: int
+    stream: int
+    status: int
+    code: int
+    data: CData
+    length: int
+    error: CData
+    fd: int
+
+_T = TypeVar("_T", bound=CData)
+
+class _FFI:
+    NULL: CData
+    errno: int
+    def gc(
+        self, cdata: _T, destructor: Callable[[_T], None], size: int = ...
+    ) -> _T: ...
+    def new(self, cdecl: str, init: object) -> CData: ...
+    def string(self, cdata: CData) -> bytes: ...
+    def unpack(self, cdata: CData, length: int) -> bytes: ...
+
+class _Lib:
+    REMCTL_PORT: int
+    REMCTL_PORT_OLD: int
+    REMCTL_SERVICE: CData
+    REMCTL_OUT_OUTPUT: int
+    REMCTL_OUT_STATUS: int
+    REMCTL_OUT_ERROR: int
+    REMCTL_OUT_DONE: int
+    SHIM_FAILED: int
+    SHIM_OK: int
+    SHIM_WAIT: int
+    SHIM_BLOCKS: int
+    SHIM_CLOSED: int
+    SHIM_UNSUPPORTED: int
+    SHIM_NO_MEMORY: int
+
+    def remctl_new(self) -> CData: ...
+    def remctl_close(self, remctl: CData) -> None: ...
+    def remctl_error(self, remctl: CData) -> CData: ...
+    def remctl_set_ccache(self, remctl: CData, ccache: bytes | CData) -> int: ...
+    def shim_new(
+        self,
+        socket: int,
+        host: bytes | CData,
+        principal: bytes | CData,
+        ccache: bytes | CData,
+        source: bytes | CData,
+    ) -> ShimConnection: ...
+    def shim_free(self, connection: ShimConnection) -> None: ...
+    def shim_open(self, connection: ShimConnection) -> int: ...
+    def shim_open_protocol1(
+        self, connection: ShimConnection, port: int, timeout: int
+    ) -> int: ...
+    def shim_command(
+        self,
+        connection: ShimConnection,
+        data: bytes,
+        lengths: CData,
+        count: int,
+        may_block: int,
+    ) -> int: ...
+    def shim_output(self, connection: ShimConnection, may_block: int) -> int: ...
+    def shim_noop(self, connection: ShimConnection) -> int: ...
+    def shim_close(self, connection: ShimConnection) -> None: ...
+    def shim_hold(self, connection: ShimConnection) -> int: ...
+    def shim_release(self, connection: ShimConnection) -> None: ...
+    def shim_silence(self, connection: ShimConnection) -> float: ...
+    def shim_progress(self, connection: ShimConnection) -> int: ...
+
+ffi: _FFI
+lib: _Lib

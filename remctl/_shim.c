@@ -1,0 +1,739 @@
+/* SPDX-License-Identifier: MIT
+ *
+ * The C side of a connection: what must happen in one call without the GIL,
+ * or cannot be said from Python.
+ *
+ * A shim_connection owns all C memory of one connection: the struct remctl,
+ * the host and principal strings that libremctl keeps pointers to, the
+ * caller's descriptor, and the text and data that the last call left.  It is
+ * allocated by shim_new() and freed by shim_free(), which Python calls from
+ * its garbage collector; shim_close() ends the connection before that.
+ *
+ * Only one thread at a time may call shim_open*, shim_command, shim_output
+ * and shim_noop on a connection (Remctl's lock sees to that).  Any thread may
+ * call shim_close() at any time: the connection is then shut down at once and
+ * freed by whoever leaves it last.
+ */
+
+#include <errno.h>
+#include <fcntl.h>
+#include <netinet/in.h>
+#include <poll.h>
+#include <pthread.h>
+#include <signal.h>
+#include <stdatomic.h>
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/ioctl.h>
+#include <sys/resource.h>
+#include <sys/select.h>
+#include <sys/socket.h>
+#include <sys/stat.h>
+#include <sys/uio.h>
+#include <time.h>
+#include <unistd.h>
+#ifdef __linux__
+#    include <linux/sockios.h> /* SIOCOUTQ */
+#    include <linux/tcp.h>     /* the whole struct tcp_info */
+#else
+#    include <netinet/tcp.h>
+#endif
+
+#include <remctl.h>
+
+#ifndef POLLRDHUP
+#    define POLLRDHUP 0
+#endif
+
+/* From the protocol specification, 2.1 and 3: a token on the wire is one octet
+ * of flags, four of length, then the payload. */
+#define TOKEN_HEADER     5
+#define TOKEN_MAX_LENGTH (1024 * 1024)
+#define TOKEN_SEND_MIC   0x20
+#define TOKEN_PROTOCOL   0x40
+
+/* What GSS-API and the token header add to a token, generously. */
+#define TOKEN_OVERHEAD 256
+#define TOKEN_MAX_DATA (64 * 1024)
+
+enum shim_outcome {
+    SHIM_FAILED,      /* error says why; the connection is finished */
+    SHIM_OK,          /* done */
+    SHIM_WAIT,        /* call again when the descriptor is readable */
+    SHIM_BLOCKS,      /* this may block: call again so, in a helper thread */
+    SHIM_CLOSED,      /* closed, or opened by another process */
+    SHIM_UNSUPPORTED, /* the server speaks a protocol too old for this */
+    SHIM_NO_MEMORY
+};
+
+typedef struct {
+    /* What the last call left. */
+    int type; /* enum remctl_output_type */
+    int stream;
+    int status;
+    unsigned int code;
+    char *data;
+    size_t length;
+    char *error;
+
+    struct remctl *remctl;
+    char *host;      /* libremctl keeps pointers to these two */
+    char *principal; /* for as long as it lives */
+    int fd;          /* ours; -1 where libremctl connects for itself */
+    int library_fd;  /* the duplicate that libremctl owns once opened */
+    bool handed_over;
+    bool idle; /* no reply outstanding and nothing failed */
+    int mark;  /* SO_RCVLOWAT as we set it last */
+    unsigned char flags; /* of the token that comes next */
+    pid_t pid; /* the process that may use it */
+    atomic_int users; /* one for being open, one for each call inside */
+    atomic_bool closing;
+} shim_connection;
+
+
+/* Keep every signal away from this thread while libremctl writes or blocks:
+ * it gives up a write after ten interruptions and a read after a hundred,
+ * and its writes raise SIGPIPE, which kills programs that set SIG_DFL. */
+struct signal_guard {
+    sigset_t previous;
+    bool sigpipe_was_pending;
+};
+
+static bool
+sigpipe_pending(void)
+{
+    sigset_t pending;
+
+    return sigpending(&pending) == 0 && sigismember(&pending, SIGPIPE) == 1;
+}
+
+static void
+hold_signals(struct signal_guard *guard)
+{
+    sigset_t all;
+
+    sigfillset(&all);
+    sigdelset(&all, SIGBUS);
+    sigdelset(&all, SIGFPE);
+    sigdelset(&all, SIGILL);
+    sigdelset(&all, SIGSEGV);
+    pthread_sigmask(SIG_SETMASK, &all, &guard->previous);
+    guard->sigpipe_was_pending = sigpipe_pending();
+}
+
+static void
+release_signals(const struct signal_guard *guard)
+{
+    if (!guard->sigpipe_was_pending && sigpipe_pending()) {
+        sigset_t sigpipe;
+
+        sigemptyset(&sigpipe);
+        sigaddset(&sigpipe, SIGPIPE);
+#ifdef __APPLE__
+        int taken;
+
+        sigwait(&sigpipe, &taken);
+#else
+        const struct timespec now = {0, 0};
+
+        sigtimedwait(&sigpipe, NULL, &now);
+#endif
+    }
+    pthread_sigmask(SIG_SETMASK, &guard->previous, NULL);
+}
+
+
+/* The connection's text and data are copies or taken over, never pointers
+ * into the struct remctl, which another thread's shim_close() may free. */
+static int
+fail(shim_connection *c, const char *text)
+{
+    free(c->error);
+    c->error = strdup(text);
+    c->idle = false;
+    return c->error == NULL ? SHIM_NO_MEMORY : SHIM_FAILED;
+}
+
+static int
+fail_as_libremctl(shim_connection *c)
+{
+    return fail(c, remctl_error(c->remctl));
+}
+
+static void
+drop_data(shim_connection *c)
+{
+    free(c->data);
+    c->data = NULL;
+    c->length = 0;
+}
+
+
+/* Whether LENGTH octets more can be written without blocking.  Half of the
+ * buffer, since the kernel counts its own overhead as well. */
+static bool
+fits_send_buffer(const shim_connection *c, size_t length)
+{
+#ifdef SIOCOUTQ
+    int queued, size;
+    socklen_t size_length = sizeof(size);
+
+    if (ioctl(c->fd, SIOCOUTQ, &queued) < 0)
+        return false;
+    if (getsockopt(c->fd, SOL_SOCKET, SO_SNDBUF, &size, &size_length) < 0)
+        return false;
+    return (size_t) queued + length <= (size_t) size / 2;
+#else
+    (void) c;
+    (void) length;
+    return false;
+#endif
+}
+
+
+/* Free what the connection holds of libremctl and of the kernel.  Called when
+ * nobody is inside any more.  remctl_close() says QUIT: politely where that
+ * cannot block, else into a socket that is shut down already. */
+static void
+end_connection(shim_connection *c)
+{
+    struct signal_guard guard;
+
+    if (c->fd >= 0 && !(c->idle && fits_send_buffer(c, TOKEN_OVERHEAD)))
+        shutdown(c->fd, SHUT_RDWR);
+    hold_signals(&guard);
+    remctl_close(c->remctl);
+    release_signals(&guard);
+    c->remctl = NULL;
+    if (!c->handed_over && c->library_fd >= 0)
+        close(c->library_fd);
+    if (c->fd >= 0)
+        close(c->fd);
+    c->fd = -1;
+}
+
+/* In a forked child: let go of the parent's connection without a word to the
+ * server.  The struct remctl is leaked on purpose, remctl_close() would shut
+ * the shared connection down.  libremctl may have closed its descriptor, and
+ * the number may be a stranger's by now: close it only if it is the same
+ * socket as ours. */
+static void
+forget_connection(shim_connection *c)
+{
+    struct stat ours, theirs;
+
+    c->remctl = NULL;
+    if (c->fd < 0)
+        return;
+    if (fstat(c->fd, &ours) == 0 && fstat(c->library_fd, &theirs) == 0
+        && ours.st_dev == theirs.st_dev && ours.st_ino == theirs.st_ino)
+        close(c->library_fd);
+    close(c->fd);
+    c->fd = -1;
+}
+
+
+/* Keep the connection from being freed until shim_release().  Fails when it
+ * is closed.  Python holds a connection while it polls the descriptor, so
+ * that the number cannot become somebody else's meanwhile. */
+static int
+shim_hold(shim_connection *c)
+{
+    int users = atomic_load(&c->users);
+
+    if (c->pid != getpid())
+        return 0;
+    do {
+        if (users == 0)
+            return 0;
+    } while (!atomic_compare_exchange_weak(&c->users, &users, users + 1));
+    return 1;
+}
+
+/* Undo shim_hold(); the last one out ends a closed connection. */
+static void
+shim_release(shim_connection *c)
+{
+    if (atomic_fetch_sub(&c->users, 1) == 1)
+        end_connection(c);
+}
+
+/* Enter a call.  The order matters: shim_close() marks first and counts users
+ * then, so that one of the two always sees the other. */
+static bool
+enter(shim_connection *c)
+{
+    if (!shim_hold(c))
+        return false;
+    if (atomic_load(&c->closing)) {
+        shim_release(c);
+        return false;
+    }
+    return true;
+}
+
+
+/* The finalizer: nobody can be inside any more.  Takes no lock, never blocks,
+ * runs no Python. */
+static void
+shim_free(shim_connection *c)
+{
+    if (c->remctl != NULL) {
+        if (c->pid == getpid())
+            end_connection(c);
+        else
+            forget_connection(c);
+    }
+    free(c->host);
+    free(c->principal);
+    free(c->data);
+    free(c->error);
+    free(c);
+}
+
+
+static char *
+copy_or_null(const char *text, bool *failed)
+{
+    char *copy;
+
+    if (text == NULL)
+        return NULL;
+    copy = strdup(text);
+    if (copy == NULL)
+        *failed = true;
+    return copy;
+}
+
+static int
+duplicate(int fd, bool *failed)
+{
+    int copy = fcntl(fd, F_DUPFD_CLOEXEC, 0);
+
+    if (copy < 0)
+        *failed = true;
+    return copy;
+}
+
+/* Make a connection out of a connected, blocking socket, which stays the
+ * caller's: the connection has two duplicates of it, one for libremctl.  A
+ * SOCKET of -1 is for protocol 1.  Returns NULL, with errno set, when out of
+ * memory or descriptors. */
+static shim_connection *
+shim_new(int socket, const char *host, const char *principal,
+         const char *ccache, const char *source)
+{
+    shim_connection *c;
+    bool failed = false;
+
+    c = calloc(1, sizeof(*c));
+    if (c == NULL)
+        return NULL;
+    c->fd = -1;
+    c->library_fd = -1;
+    c->mark = 1;
+    c->pid = getpid();
+    atomic_init(&c->users, 1);
+    atomic_init(&c->closing, false);
+    errno = ENOMEM;
+    c->host = copy_or_null(host, &failed);
+    c->principal = copy_or_null(principal, &failed);
+    c->remctl = remctl_new();
+    if (c->remctl == NULL)
+        failed = true;
+    if (!failed && ccache != NULL)
+        failed = !remctl_set_ccache(c->remctl, ccache);
+    if (!failed && source != NULL)
+        failed = !remctl_set_source_ip(c->remctl, source);
+    if (!failed && socket >= 0) {
+        c->fd = duplicate(socket, &failed);
+        c->library_fd = duplicate(socket, &failed);
+    }
+    if (failed) {
+        int reason = errno;
+
+        shim_free(c);
+        errno = reason;
+        return NULL;
+    }
+    return c;
+}
+
+/* End the connection, from any thread, without blocking.  Whoever is inside
+ * finds the socket shut down, and frees it on the way out. */
+static void
+shim_close(shim_connection *c)
+{
+    if (c->pid != getpid()) {
+        forget_connection(c);
+        return;
+    }
+    if (atomic_exchange(&c->closing, true))
+        return;
+    if (atomic_load(&c->users) > 1 && c->fd >= 0)
+        shutdown(c->fd, SHUT_RDWR);
+    shim_release(c);
+}
+
+/* Whether the server chose protocol 1, which libremctl does not tell.  Before
+ * the first command remctl_output() returns DONE without I/O in protocol 2
+ * and later, but reads in protocol 1: on a non-blocking socket it gives up at
+ * once.  (That spoils the connection, of no use in protocol 1 anyway.) */
+static bool
+speaks_protocol1(shim_connection *c)
+{
+    struct remctl_output *output;
+    int on = 1, off = 0;
+
+    ioctl(c->fd, FIONBIO, &on);
+    output = remctl_output(c->remctl);
+    ioctl(c->fd, FIONBIO, &off);
+    return output == NULL || output->type != REMCTL_OUT_DONE;
+}
+
+/* Authenticate over our socket.  Blocks, in the KDC and the name service too:
+ * for a helper thread.  UNSUPPORTED: the server speaks protocol 1. */
+static int
+shim_open(shim_connection *c)
+{
+    struct signal_guard guard;
+    int outcome;
+
+    if (!enter(c))
+        return SHIM_CLOSED;
+    hold_signals(&guard);
+    c->handed_over = true;
+    if (!remctl_open_fd(c->remctl, c->host, c->library_fd, c->principal))
+        outcome = fail_as_libremctl(c);
+    else if (speaks_protocol1(c))
+        outcome = SHIM_UNSUPPORTED;
+    else {
+        c->idle = true;
+        outcome = SHIM_OK;
+    }
+    release_signals(&guard);
+    shim_release(c);
+    return outcome;
+}
+
+/* Connect and authenticate to a protocol 1 server, for one command: only
+ * after remctl_open() does libremctl give its exit status.  Its socket is out
+ * of our reach, so that TIMEOUT seconds (0 for none) end a call whose caller
+ * has gone, where no descriptor can be too large for libremctl's select().
+ * Blocks: for a helper thread. */
+static int
+shim_open_protocol1(shim_connection *c, unsigned short port, time_t timeout)
+{
+    struct signal_guard guard;
+    struct rlimit limit;
+    int outcome;
+
+    if (!enter(c))
+        return SHIM_CLOSED;
+    if (getrlimit(RLIMIT_NOFILE, &limit) == 0 && limit.rlim_cur <= FD_SETSIZE)
+        remctl_set_timeout(c->remctl, timeout);
+    hold_signals(&guard);
+    if (!remctl_open(c->remctl, c->host, port, c->principal))
+        outcome = fail_as_libremctl(c);
+    else if (remctl_noop(c->remctl)
+             || strcmp(remctl_error(c->remctl), "NOOP message not supported"))
+        outcome = fail(c, "server no longer speaks protocol 1");
+    else
+        outcome = SHIM_OK;
+    release_signals(&guard);
+    shim_release(c);
+    return outcome;
+}
+
+
+/* Nothing may have come from the server between a reply and the next
+ * command: it would be taken for the next reply. */
+static int
+check_quiet(shim_connection *c)
+{
+    char octet;
+    ssize_t n = recv(c->fd, &octet, 1, MSG_PEEK | MSG_DONTWAIT);
+
+    if (n > 0)
+        return fail(c, "unexpected token from server");
+    if (n == 0)
+        return fail(c, "error sending token: unexpected end of file");
+    if (errno == EAGAIN || errno == EWOULDBLOCK || errno == EINTR)
+        return SHIM_OK;
+    return fail(c, errno == ECONNRESET
+                       ? "error sending token: unexpected end of file"
+                       : strerror(errno));
+}
+
+/* Send a command of COUNT arguments, which lie one after the other in DATA.
+ * BLOCKS, with nothing sent, unless it fits the send buffer or MAY_BLOCK. */
+static int
+shim_command(shim_connection *c, const char *data, const size_t *lengths,
+             size_t count, int may_block)
+{
+    struct signal_guard guard;
+    struct iovec *vector;
+    size_t i, total = 4;
+    int outcome = SHIM_OK;
+
+    for (i = 0; i < count; i++)
+        total += 4 + lengths[i];
+    total += (total / TOKEN_MAX_DATA + 1) * TOKEN_OVERHEAD;
+    if (!enter(c))
+        return SHIM_CLOSED;
+    if (c->fd >= 0)
+        outcome = check_quiet(c);
+    if (outcome == SHIM_OK && !may_block
+        && (c->fd < 0 || !fits_send_buffer(c, total)))
+        outcome = SHIM_BLOCKS;
+    if (outcome != SHIM_OK) {
+        shim_release(c);
+        return outcome;
+    }
+    vector = calloc(count, sizeof(*vector));
+    if (vector == NULL) {
+        shim_release(c);
+        return SHIM_NO_MEMORY;
+    }
+    for (i = 0; i < count; i++) {
+        vector[i].iov_base = (void *) (uintptr_t) data;
+        vector[i].iov_len = lengths[i];
+        data += lengths[i];
+    }
+    c->idle = false;
+    hold_signals(&guard);
+    if (!remctl_commandv(c->remctl, vector, count))
+        outcome = fail_as_libremctl(c);
+    release_signals(&guard);
+    free(vector);
+    shim_release(c);
+    return outcome;
+}
+
+
+/* Tell the kernel when to call the socket readable. */
+static void
+set_mark(shim_connection *c, int mark)
+{
+    if (c->mark != mark
+        && setsockopt(c->fd, SOL_SOCKET, SO_RCVLOWAT, &mark, sizeof(mark))
+               == 0)
+        c->mark = mark;
+}
+
+/* Have the next segment acknowledged at once: the server sends a reply in two
+ * small writes, and its Nagle algorithm waits for the acknowledgement. */
+static void
+quick_ack(const shim_connection *c)
+{
+#ifdef TCP_QUICKACK
+    int on = 1;
+
+    setsockopt(c->fd, IPPROTO_TCP, TCP_QUICKACK, &on, sizeof(on));
+#else
+    (void) c;
+#endif
+}
+
+/* How many octets must be there before a read cannot block: 0 if enough are,
+ * or if there will be no more and libremctl shall find out. */
+static int
+octets_wanted(shim_connection *c)
+{
+    unsigned char head[1024];
+    uint32_t length;
+    int available;
+    ssize_t n = recv(c->fd, head, sizeof(head), MSG_PEEK | MSG_DONTWAIT);
+
+    if (n < 0)
+        return errno == EAGAIN || errno == EWOULDBLOCK || errno == EINTR;
+    if (n == 0)
+        return 0;
+    c->flags = head[0];
+    if (n < TOKEN_HEADER)
+        return TOKEN_HEADER;
+    memcpy(&length, head + 1, sizeof(length));
+    length = ntohl(length);
+    if (length > TOKEN_MAX_LENGTH || n >= TOKEN_HEADER + (ssize_t) length)
+        return 0;
+    if (ioctl(c->fd, FIONREAD, &available) == 0
+        && available >= TOKEN_HEADER + (int) length)
+        return 0;
+    return TOKEN_HEADER + (int) length;
+}
+
+/* OK if the next token can be read without blocking, WAIT if more must come,
+ * BLOCKS if only reading can bring more: the kernel reports the socket
+ * readable below the mark when its receive memory is full. */
+static int
+token_ready(shim_connection *c)
+{
+    struct pollfd readable = {.fd = c->fd, .events = POLLIN | POLLRDHUP};
+    int wanted, wanted_before = 0;
+
+    if (c->fd < 0)
+        return SHIM_BLOCKS;
+    while ((wanted = octets_wanted(c)) != 0) {
+        if (wanted == wanted_before)
+            return SHIM_BLOCKS;
+        wanted_before = wanted;
+        set_mark(c, wanted);
+        quick_ack(c);
+        if (poll(&readable, 1, 0) <= 0)
+            return SHIM_WAIT;
+        if (readable.revents & ~POLLIN)
+            return SHIM_OK;
+    }
+    return SHIM_OK;
+}
+
+/* A server can make libremctl answer a token with a MIC, as in protocol 1: a
+ * write that may block.  No such token is due after a protocol 2 handshake. */
+static bool
+demands_mic(const shim_connection *c)
+{
+    return (c->flags & TOKEN_SEND_MIC) && !(c->flags & TOKEN_PROTOCOL);
+}
+
+static int
+read_token(shim_connection *c)
+{
+    struct remctl_output *output;
+
+    if (c->fd >= 0 && demands_mic(c))
+        return fail(c, "unexpected token from server");
+    output = remctl_output(c->remctl);
+    if (output == NULL)
+        return fail_as_libremctl(c);
+    c->type = (int) output->type;
+    c->stream = output->stream;
+    /* libremctl reads the octet through a char, signed on most machines. */
+    c->status = output->status;
+    if (c->status >= -128 && c->status < 0)
+        c->status += 256;
+    c->code = (unsigned int) output->error;
+    /* Taken over instead of copied: libremctl frees NULL happily. */
+    c->data = output->data;
+    c->length = output->length;
+    output->data = NULL;
+    output->length = 0;
+    if (output->type == REMCTL_OUT_STATUS || output->type == REMCTL_OUT_ERROR)
+        c->idle = true;
+    return SHIM_OK;
+}
+
+/* Read one output token into type, stream, status, code, data and length.
+ * Unless MAY_BLOCK, only if it is there as a whole. */
+static int
+shim_output(shim_connection *c, int may_block)
+{
+    struct signal_guard guard;
+    int outcome;
+
+    if (!enter(c))
+        return SHIM_CLOSED;
+    drop_data(c);
+    if (may_block) {
+        if (c->fd >= 0)
+            set_mark(c, 1);
+        hold_signals(&guard);
+        outcome = read_token(c);
+        release_signals(&guard);
+    } else {
+        outcome = token_ready(c);
+        if (outcome == SHIM_OK)
+            outcome = read_token(c);
+    }
+    shim_release(c);
+    return outcome;
+}
+
+
+/* Send NOOP and read the answer.  Blocks: for a helper thread.  UNSUPPORTED:
+ * the server answered with another message, one token as well, so that the
+ * connection is still in step.  libremctl says that in its text only. */
+static int
+shim_noop(shim_connection *c)
+{
+    static const char other_answer[] = "unexpected message type ";
+    struct signal_guard guard;
+    int outcome;
+
+    if (!enter(c))
+        return SHIM_CLOSED;
+    outcome = check_quiet(c);
+    if (outcome == SHIM_OK) {
+        set_mark(c, 1);
+        c->idle = false;
+        hold_signals(&guard);
+        if (!remctl_noop(c->remctl))
+            outcome = fail_as_libremctl(c);
+        release_signals(&guard);
+    }
+    if (outcome == SHIM_FAILED
+        && strncmp(c->error, other_answer, strlen(other_answer)) == 0)
+        outcome = SHIM_UNSUPPORTED;
+    if (outcome == SHIM_OK || outcome == SHIM_UNSUPPORTED)
+        c->idle = true;
+    shim_release(c);
+    return outcome;
+}
+
+
+#ifdef __linux__
+static bool
+get_tcp_info(const shim_connection *c, struct tcp_info *info)
+{
+    socklen_t length = sizeof(*info);
+
+    memset(info, 0, sizeof(*info));
+    return getsockopt(c->fd, IPPROTO_TCP, TCP_INFO, info, &length) == 0;
+}
+#endif
+
+/* Seconds since the server last sent something, or -1 where the platform
+ * cannot tell.  poll() does not wake up below the mark, so this tells a slow
+ * token from a stalled one. */
+static double
+shim_silence(shim_connection *c)
+{
+    double silence = -1;
+
+#ifdef __linux__
+    if (enter(c)) {
+        struct tcp_info info;
+
+        if (c->fd >= 0 && get_tcp_info(c, &info))
+            silence = info.tcpi_last_data_recv / 1000.0;
+        shim_release(c);
+    }
+#else
+    (void) c;
+#endif
+    return silence;
+}
+
+/* A number that changes whenever the server has acknowledged or sent
+ * something, or 0 for ever where the platform cannot tell.  It tells a slow
+ * transfer from a stalled one. */
+static unsigned long long
+shim_progress(shim_connection *c)
+{
+    unsigned long long progress = 0;
+
+#ifdef __linux__
+    if (enter(c)) {
+        struct tcp_info info;
+
+        if (c->fd >= 0 && get_tcp_info(c, &info))
+            progress = info.tcpi_bytes_acked + info.tcpi_bytes_received;
+        shim_release(c);
+    }
+#else
+    (void) c;
+#endif
+    return progress;
+}

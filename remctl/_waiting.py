@@ -1,0 +1,147 @@
+# SPDX-License-Identifier: MIT
+"""The two things a connection waits for, and how a blocking caller waits.
+
+A connection's steps are generators that yield what they wait for, Readiness of
+a descriptor or the end of a Call, and look for themselves afterwards whether
+it came or the deadline passed.  block() drives them in the calling thread.
+"""
+
+from __future__ import annotations
+
+import select
+import threading
+import time
+from contextlib import suppress
+from typing import TYPE_CHECKING, Any, Callable, TypeVar, Union
+
+if TYPE_CHECKING:
+    from collections.abc import Generator
+
+    Steps = Generator["Wait", None, "T"]
+
+T = TypeVar("T")
+
+# Waits are cut here, far below what poll() and locks take at most.
+LONGEST_WAIT = 3600.0
+
+
+class Deadline:
+    """A moment of the monotonic clock, or never."""
+
+    def __init__(self, timeout: float) -> None:
+        """Set it TIMEOUT seconds from now, 0 for never."""
+        self.when = time.monotonic() + timeout if timeout else None
+
+    def remaining(self) -> float:
+        """Return the seconds to wait now, 0 when the deadline has passed."""
+        if self.when is None:
+            return LONGEST_WAIT
+        return min(max(self.when - time.monotonic(), 0.0), LONGEST_WAIT)
+
+    def passed(self) -> bool:
+        """Whether the deadline has passed."""
+        return self.when is not None and time.monotonic() >= self.when
+
+
+class Readiness:
+    """Waits until a descriptor is ready for EVENTS of select.poll()."""
+
+    def __init__(
+        self,
+        fd: int,
+        events: int,
+        deadline: Deadline,
+        cancel: Callable[[], None] = lambda: None,
+    ) -> None:
+        """Wait for EVENTS on FD until DEADLINE; CANCEL makes it ready from outside."""
+        self.fd = fd
+        self.events = events
+        self.deadline = deadline
+        self.cancel = cancel
+        self.ready = False
+
+    def block(self) -> None:
+        """Wait.  Signal handlers run meanwhile."""
+        poll = select.poll()
+        poll.register(self.fd, self.events)
+        self.ready = bool(poll.poll(self.deadline.remaining() * 1000))
+
+
+class Call:
+    """Runs a function that may block in a helper thread, and waits for it.
+
+    A caller that is interrupted just leaves: the function goes on to its end,
+    and its result is dropped.
+    """
+
+    def __init__(self, function: Callable[[], Any], deadline: Deadline) -> None:
+        """Run FUNCTION; wait for it until DEADLINE."""
+        self.deadline = deadline
+        self.finished = False
+        self._function = function
+        self._result: Any = None
+        self._error: BaseException | None = None
+        self._wakeup = threading.Lock()
+        self._wakeup.acquire()
+
+    def start(self) -> None:
+        """Start the helper thread."""
+        try:
+            threading.Thread(target=self._run, name="remctl", daemon=True).start()
+        except RuntimeError:
+            # No thread to be had: the interpreter is going down, or a limit
+            # is reached.  Better a call that cannot be interrupted than none.
+            self._run()
+
+    def _run(self) -> None:
+        try:
+            self._result = self._function()
+        except BaseException as error:  # noqa: BLE001 (the caller raises it)
+            self._error = error
+        self.finished = True
+        self.cancel()
+
+    def cancel(self) -> None:
+        """Wake the caller up, from any thread or signal handler."""
+        with suppress(RuntimeError):  # it may have been woken up already
+            self._wakeup.release()
+
+    def block(self) -> None:
+        """Wait.  Signal handlers run meanwhile."""
+        self._wakeup.acquire(timeout=self.deadline.remaining())
+
+    def result(self) -> Any:
+        """Return what the function returned, or raise what it raised."""
+        if self._error is not None:
+            raise self._error
+        return self._result
+
+
+Wait = Union[Readiness, Call]
+
+
+def wait_for(wait: Wait) -> Steps[None]:
+    """Wait once."""
+    yield wait
+
+
+def run_in_thread(function: Callable[[], T], deadline: Deadline) -> Steps[T]:
+    """Run FUNCTION in a helper thread; TimeoutError when DEADLINE passes first."""
+    call = Call(function, deadline)
+    call.start()
+    while not call.finished:
+        if deadline.passed():
+            raise TimeoutError
+        yield call
+    return call.result()  # type: ignore[no-any-return]  # the function's T
+
+
+def block(steps: Steps[T]) -> T:
+    """Drive STEPS to their end, blocking this thread, and return their result."""
+    try:
+        while True:
+            next(steps).block()
+    except StopIteration as stop:
+        return stop.value  # type: ignore[no-any-return]  # the generator's T
+    finally:
+        steps.close()

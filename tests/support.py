@@ -1,0 +1,74 @@
+# SPDX-License-Identifier: MIT
+"""What tests of several layers use: the commands that their servers run."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import textwrap
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Callable
+
+if TYPE_CHECKING:
+    from remctl.testing import Realm
+
+COMMANDS = Path(__file__).parent / "commands"
+
+# Which argument goes to standard input; the subcommand counts as the first.
+_OPTIONS = {"digest": "stdin=last", "stdin": "stdin=2", "unread": "stdin=2"}
+
+
+def remctl_conf(realm: Realm) -> str:
+    """Render a remctl.conf with all of tests/commands as ``test NAME``.
+
+    Each file there begins by saying what it does.  Beyond them there are: ``test``
+    without a subcommand (hello), ``test denied`` (hello, for anybody but the user),
+    and ``test missing``, whose program does not exist.
+    """
+    if any(character.isspace() for character in str(COMMANDS)):
+        raise ValueError(f"remctl.conf cannot hold a path with a space: {COMMANDS}")
+    lines = [
+        f"test {path.name} {path} {_OPTIONS.get(path.name, '')} ANYUSER"
+        for path in sorted(COMMANDS.iterdir())
+    ]
+    lines += [
+        f"test EMPTY {COMMANDS / 'hello'} ANYUSER",
+        f"test denied {COMMANDS / 'hello'} deny:princ:{realm.user} ANYUSER",
+        f"test missing {COMMANDS / 'no-such-program'} ANYUSER",
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def run_python(
+    code: str,
+    *arguments: object,
+    timeout: float = 60,
+    options: tuple[str, ...] = (),
+) -> subprocess.CompletedProcess[str]:
+    """Run CODE in an interpreter of its own, for what would end or mark this one.
+
+    TIMEOUT is a bound on a hang, after which every thread's stack is printed.
+    """
+    watchdog = f"faulthandler.dump_traceback_later({timeout}, exit=True)"
+    program = f"import faulthandler\n{watchdog}\n{textwrap.dedent(code)}"
+    return subprocess.run(
+        [sys.executable, *options, "-c", program, *map(str, arguments)],
+        capture_output=True,
+        text=True,
+        timeout=timeout + 10,
+        check=False,
+    )
+
+
+def descriptors() -> int:
+    """Return how many descriptors this process has open."""
+    return len(list(Path("/proc/self/fd").iterdir()))
+
+
+def wait_until(condition: Callable[[], bool], timeout: float = 20) -> None:
+    """Wait until CONDITION holds, where there is no event to wait for."""
+    deadline = time.monotonic() + timeout
+    while not condition():
+        assert time.monotonic() < deadline, "it did not happen"
+        time.sleep(0.005)

@@ -115,11 +115,13 @@ def connected_socket(sock: socket.socket) -> socket.socket:
 
 def command(command: Iterable[object]) -> list[bytes]:
     """Return the arguments of COMMAND, consumed once, as they go on the wire."""
-    if isinstance(
-        command, (str, bytes, bytearray, memoryview, bool, int, float)
-    ) or not hasattr(type(command), "__iter__"):
-        raise TypeError("command must be a sequence or iterator")
-    arguments = [argument(item) for item in command]
+    try:
+        if isinstance(command, (str, bytes, bytearray, memoryview)):
+            raise TypeError
+        items = iter(command)
+    except TypeError:
+        raise TypeError("command must be a sequence or iterator") from None
+    arguments = [argument(item) for item in items]
     if not arguments:
         raise ValueError("command must not be empty")
     size = wire_size(arguments)
@@ -138,7 +140,8 @@ def argument(item: object) -> bytes:
         return os.fsencode(item)
     if item is None:
         raise TypeError("command must not contain None")
-    return str(item).encode("utf-8", "surrogateescape")
+    text = item if isinstance(item, str) else str(item)
+    return text.encode("utf-8", "surrogateescape")
 
 
 def wire_size(arguments: list[bytes]) -> int:

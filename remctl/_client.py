@@ -76,13 +76,14 @@ def remctl(
     Blocks, without the GIL; may be called from any thread.
 
     """
-    server = _arguments.server(host, port, principal)
+    _arguments.server(host, port, principal)
     arguments = _arguments.command(command)
     if timeout is not None and _arguments.seconds(timeout) < 0:
         raise ValueError(f"invalid timeout {timeout}")
     try:
         with Remctl(timeout=timeout, ccache=ccache, source_ip=source_ip) as client:
-            return client._run_once(server, arguments)  # noqa: SLF001 (our own)
+            client.open(host, port, principal)
+            return client.run(arguments)
     except RemctlProtocolError:
         raise
     except RemctlError as error:
@@ -353,8 +354,7 @@ class Remctl:
         Never blocks.
 
         """
-        connection = self._connection
-        fd = connection.fileno() if connection is not None else -1
+        fd = self._opened_connection().fileno()
         if fd < 0:
             raise RemctlNotOpenedError(NOT_OPENED)
         return fd
@@ -472,10 +472,6 @@ class Remctl:
             result = reply.add(self._output())
             if result is not None:
                 return result
-
-    def _run_once(self, server: Server, arguments: list[bytes]) -> RemctlSimpleResult:
-        self._exclusively(self._open, server, None)
-        return self._exclusively(self._run, arguments)
 
     def _noop(self) -> bool:
         return block(self._opened_connection().noop(self._timeout))

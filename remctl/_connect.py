@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 def connect(
     host: str, port: int, source_ip: str | None, timeout: float
 ) -> Steps[tuple[socket.socket, int]]:
-    """Connect to HOST; return the socket, in blocking mode, and its port.
+    """Connect to HOST; return the socket and its port.
 
     For port 0 tries the registered port, then the legacy one, and reports the
     first's error when both fail.  TIMEOUT seconds bound the name service, then
@@ -108,13 +108,18 @@ def connect_address(
             code = sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
         if code:
             raise OSError(code, os.strerror(code))
-        sock.setblocking(True)
-        # A command of several tokens, and the handshake, write several times.
-        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     except BaseException:
         sock.close()
         raise
     return sock
+
+
+def prepare(sock: socket.socket) -> None:
+    """Set what libremctl needs of a connected socket."""
+    sock.setblocking(True)
+    with suppress(OSError):  # not TCP, but a tunnel
+        # The handshake writes several times, and so do commands of many tokens.
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
 
 
 def shut_down(sock: socket.socket) -> None:

@@ -15,7 +15,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Callable
 
 from remctl._arguments import wire_size
-from remctl._connect import connect
+from remctl._connect import connect, prepare
 from remctl._exceptions import RemctlError, RemctlTimeoutError
 from remctl._ffi import ffi, lib, new_connection, to_text
 from remctl._results import ErrorCode, RemctlOutput, Stream
@@ -100,7 +100,9 @@ class Connection:
     def open(self, timeout: float, sock: socket.socket | None = None) -> Steps[None]:
         """Connect and authenticate (remctl_open_fd), over SOCK if there is one."""
         self.in_flight = True
-        self._protocol1_ccache = self._ccache or os.environ.get("KRB5CCNAME")
+        self._protocol1_ccache = self._ccache
+        if self._ccache is None:
+            self._protocol1_ccache = os.environ.get("KRB5CCNAME")
         host = self._server.host
         port = None
         if sock is None:
@@ -108,6 +110,7 @@ class Connection:
                 connect(host, self._server.port, self._source_ip, timeout)
             )
         with sock:
+            prepare(sock)
             handle = self._new_handle(sock.fileno(), self._ccache)
         outcome = yield from self._in_time(
             run_in_thread(partial(lib.shim_open, handle), Deadline(timeout)),
@@ -294,7 +297,7 @@ class Connection:
         """Return the exception for OUTCOME, which was not good."""
         if outcome == lib.SHIM_NO_MEMORY:
             return MemoryError()
-        if outcome == lib.SHIM_CLOSED or self._handle is None:
+        if self._closed or outcome == lib.SHIM_CLOSED or self._handle is None:
             return RemctlError("the connection was closed during the call")
         return RemctlError(to_text(self._handle.error))
 
@@ -332,7 +335,8 @@ def while_moving(
 
     TimeoutError when none has for TIMEOUT seconds, measured to a tenth of it.
     """
-    call = Call(function, Deadline(timeout / 10))
+    step = timeout and max(timeout / 10, 0.001)
+    call = Call(function, Deadline(step))
     call.start()
     progress = lib.shim_progress(handle)
     deadline = Deadline(timeout)
@@ -341,6 +345,6 @@ def while_moving(
             deadline = Deadline(timeout)
         elif deadline.passed():
             raise TimeoutError
-        call.deadline = Deadline(timeout / 10)
+        call.deadline = Deadline(step)
         yield call
     return call.result()  # type: ignore[no-any-return]  # the function's int

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from enum import IntEnum
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 from remctl._exceptions import RemctlProtocolError, RemctlStatusError
 
@@ -43,7 +43,7 @@ class RemctlOutput(NamedTuple):
     ``output`` (the message) and ``error`` (the code); all else is None.
     """
 
-    type: str
+    type: Literal["output", "status", "error", "done"]
     output: bytes | None = None
     stream: int | None = None
     status: int | None = None

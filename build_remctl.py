@@ -22,10 +22,9 @@ from cffi import FFI
 HERE = Path(__file__).resolve().parent
 
 MISSING = (
-    "libremctl was not found: install libremctl-dev and a C compiler (Debian and "
-    "Ubuntu: gcc libremctl-dev, on Fedora gcc remctl-devel, with Homebrew remctl), "
-    "or set REMCTL_INCLUDE_DIR and REMCTL_LIB_DIR to where remctl.h and the library "
-    "are."
+    "remctl-cffi needs libremctl and a C compiler: install them (Debian and Ubuntu: "
+    "libremctl-dev gcc; Fedora: remctl-devel gcc; Homebrew: remctl), or set "
+    "REMCTL_INCLUDE_DIR and REMCTL_LIB_DIR to where remctl.h and libremctl are."
 )
 
 

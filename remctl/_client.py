@@ -143,8 +143,8 @@ class Remctl:
     def set_ccache(self, ccache: str) -> None:
         """Use the credential cache CCACHE for later open() calls on this object.
 
-        A missing cache is noticed by open().  (remctl_set_ccache; with a
-        libremctl built without gss_krb5_import_cred, the whole process and
+        A missing cache is noticed by open(), unless there is a client keytab,
+        from which Kerberos then fills it.  (remctl_set_ccache; with a libremctl built without gss_krb5_import_cred, the whole process and
         all its GSS-API connections change their cache.)
 
         Raises:

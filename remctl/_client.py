@@ -80,6 +80,8 @@ def remctl(
     arguments = _arguments.command(command)
     if timeout is not None and _arguments.seconds(timeout) < 0:
         raise ValueError(f"invalid timeout {timeout}")
+    if source_ip is not None:
+        _arguments.source_family(_arguments.text("source_ip", source_ip))
     try:
         with Remctl(timeout=timeout, ccache=ccache, source_ip=source_ip) as client:
             client.open(host, port, principal)
@@ -144,8 +146,9 @@ class Remctl:
         """Use the credential cache CCACHE for later open() calls on this object.
 
         A missing cache is noticed by open(), unless there is a client keytab,
-        from which Kerberos then fills it.  (remctl_set_ccache; with a libremctl built without gss_krb5_import_cred, the whole process and
-        all its GSS-API connections change their cache.)
+        from which Kerberos then fills it.  (remctl_set_ccache; with a
+        libremctl built without gss_krb5_import_cred, the whole process and all
+        its GSS-API connections change their cache.)
 
         Raises:
             TypeError, ValueError: Not a str, or it contains NUL.

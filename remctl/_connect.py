@@ -31,16 +31,29 @@ def connect(
     first's error when both fail.  TIMEOUT seconds bound the name service, then
     each address's connect.  Raises RemctlError.
     """
+    ports = [port] if port else [lib.REMCTL_PORT, lib.REMCTL_PORT_OLD]
+    cannot_connect = f"cannot connect to {host} (port {ports[0]})"
+    family = None
+    if source_ip is not None:
+        try:
+            family = source_family(source_ip)
+        except ValueError as error:
+            raise RemctlError(f"{cannot_connect}: {error}") from None
     addresses = yield from resolve(host, timeout)
     errors = []
-    for number in [port] if port else [lib.REMCTL_PORT, lib.REMCTL_PORT_OLD]:
+    for number in ports:
         try:
-            sock = yield from connect_port(addresses, number, source_ip, timeout)
+            sock = yield from connect_port(
+                [entry for entry in addresses if family in (None, entry[0])],
+                number,
+                source_ip,
+                timeout,
+            )
         except OSError as error:
-            errors.append(failure(f"cannot connect to {host} (port {number})", error))
+            errors.append(error)
         else:
             return sock, number
-    raise errors[0]
+    raise failure(cannot_connect, errors[0])
 
 
 def resolve(host: str, timeout: float) -> Steps[list[Address]]:
@@ -67,15 +80,10 @@ def connect_port(
 ) -> Steps[socket.socket]:
     """Connect to PORT on the first of ADDRESSES that answers, else OSError."""
     last_error = OSError(EAFNOSUPPORT, os.strerror(EAFNOSUPPORT))
-    family = source_family(source_ip) if source_ip is not None else None
-    for address_family, address in addresses:
-        if family not in (None, address_family):
-            continue
+    for family, address in addresses:
         target = (address[0], port, *address[2:])
         try:
-            return (
-                yield from connect_address(address_family, target, source_ip, timeout)
-            )
+            return (yield from connect_address(family, target, source_ip, timeout))
         except OSError as error:
             last_error = error
     raise last_error

@@ -39,16 +39,12 @@ def connect(
             family = source_family(source_ip)
         except ValueError as error:
             raise RemctlError(f"{cannot_connect}: {error}") from None
-    addresses = yield from resolve(host, timeout)
+    found = yield from resolve(host, timeout)
+    addresses = [entry for entry in found if family in (None, entry[0])]
     errors = []
     for number in ports:
         try:
-            sock = yield from connect_port(
-                [entry for entry in addresses if family in (None, entry[0])],
-                number,
-                source_ip,
-                timeout,
-            )
+            sock = yield from connect_port(addresses, number, source_ip, timeout)
         except OSError as error:
             errors.append(error)
         else:

@@ -260,7 +260,7 @@ class Connection:
     def _open_protocol1(self, port: int, timeout: float) -> Steps[ShimConnection]:
         handle = self._new_handle(-1, self._protocol1_ccache)
         # libremctl's time-out comes after ours: it only ends what we have left.
-        library_timeout = math.ceil(timeout) + 2 if timeout else 0
+        library_timeout = math.ceil(timeout) + 2 if 0 < timeout < 1e9 else 0
         connect = partial(lib.shim_open_protocol1, handle, port, library_timeout)
         outcome = yield from self._in_time(
             run_in_thread(connect, Deadline(timeout)), "receiving token: timed out"

@@ -342,7 +342,7 @@ class Remctl:
     def opened(self) -> bool:
         """Whether there is an open connection, as far as is known without I/O."""
         connection = self._connection
-        return connection is not None and connection.usable
+        return connection is not None and connection.established and connection.usable
 
     def fileno(self) -> int:
         """Return the connection's descriptor, to wait on but not to read from.
@@ -422,6 +422,7 @@ class Remctl:
         with self._lock:
             if self._busy:
                 raise RemctlError("the object is in use by the interrupted call")
+            self._drop_broken()  # where a second interrupt kept us from it
             closes = self._closes
             interrupted = False
             try:
@@ -440,7 +441,7 @@ class Remctl:
             self._error = NO_ERROR
             return result
 
-    def _drop_broken(self, interrupted: bool) -> None:
+    def _drop_broken(self, interrupted: bool = False) -> None:
         """Close the connection if nobody knows what is on the wire."""
         connection = self._connection
         if connection is not None and (

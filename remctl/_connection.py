@@ -44,7 +44,7 @@ spoke_protocol2: set[tuple[str, int | None]] = set()
 class Connection:
     """One connection, opened once.
 
-    ``pending``: the reply to a command is unread.  ``in_flight``: an operation
+    ``established``: open() has succeeded.  ``pending``: the reply to a command is unread.  ``in_flight``: an operation
     has begun and not ended.  If that is so after an exception, nobody knows
     what is on the wire, and who drove the steps must close the connection.
     """
@@ -53,6 +53,7 @@ class Connection:
         self, server: Server, ccache: str | None, source_ip: str | None
     ) -> None:
         """Do no I/O."""
+        self.established = False
         self.pending = False
         self.in_flight = False
         self._server = server
@@ -123,6 +124,7 @@ class Connection:
             spoke_protocol2.add(known_as)
         else:
             raise self._failure(outcome)
+        self.established = True
         self.in_flight = False
 
     def command(self, arguments: list[bytes], timeout: float) -> Steps[None]:

@@ -44,9 +44,10 @@ spoke_protocol2: set[tuple[str, int | None]] = set()
 class Connection:
     """One connection, opened once.
 
-    ``established``: open() has succeeded.  ``pending``: the reply to a command is unread.  ``in_flight``: an operation
-    has begun and not ended.  If that is so after an exception, nobody knows
-    what is on the wire, and who drove the steps must close the connection.
+    ``established``: open() has succeeded.  ``pending``: the reply to a command
+    is unread.  ``in_flight``: an operation has begun and not ended.  If that is
+    so after an exception, nobody knows what is on the wire, and who drove the
+    steps must close the connection.
     """
 
     def __init__(

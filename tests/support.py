@@ -58,6 +58,7 @@ def run_python(
         text=True,
         timeout=timeout + 10,
         check=False,
+        cwd=COMMANDS,  # not where the package's source would be imported
     )
 
 

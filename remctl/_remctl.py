@@ -75,6 +75,7 @@ def remctl(
     host: str, port: Port, principal: str | None, command: list[bytes]
 ) -> tuple[bytes | None, bytes | None, bytes | None, int]:
     """Run one command; return error, standard output, standard error and status."""
+    _check_list(command)
     handle = remctl_new()
     client = _client(handle)
     reply = Reply()
@@ -142,10 +143,7 @@ def remctl_command(handle: Handle, command: list[bytes]) -> bool:
 def remctl_commandv(handle: Handle, command: list[bytes]) -> bool:
     """Send a command; True if that worked."""
     client = _client(handle)
-    if not isinstance(command, list) or not all(
-        isinstance(argument, bytes) for argument in command
-    ):
-        raise TypeError("command must be a list of bytes")
+    _check_list(command)
     try:
         _arguments.command(command)
     except ValueError as error:
@@ -182,6 +180,13 @@ def remctl_noop(handle: Handle) -> int:
         return 0
     handle.error = NO_ERROR if answered else "NOOP message not supported"
     return int(answered)
+
+
+def _check_list(command: list[bytes]) -> None:
+    if not isinstance(command, list) or not all(
+        isinstance(argument, bytes) for argument in command
+    ):
+        raise TypeError("command must be a list of bytes")
 
 
 def _client(handle: Handle) -> Remctl:

@@ -138,7 +138,7 @@ class Remctl:
         if ccache is not None:
             self.set_ccache(ccache)
         if source_ip is not None:
-            self.set_source_ip(source_ip)
+            self.set_source_ip(_arguments.text("source_ip", source_ip))
         if host is not None:
             self.open(host, port, principal)
 

@@ -38,7 +38,7 @@ ONE_TOKEN = 64 * 1024 - 4
 
 # The servers, by host and port, that have spoken protocol 2 or later with this
 # process.  Which one a server speaks, a single unauthenticated bit tells.
-spoke_protocol2: set[tuple[str, int | None]] = set()
+spoke_protocol2: set[tuple[str, int]] = set()
 
 
 class Connection:
@@ -118,11 +118,11 @@ class Connection:
             run_in_thread(partial(lib.shim_open, handle), Deadline(timeout)),
             f"receiving token: timed out (no answer from {host} or its KDC)",
         )
-        known_as = (host.lower(), port)
         if outcome == lib.SHIM_UNSUPPORTED:
-            self._become_protocol1(known_as)
+            self._become_protocol1(port)
         elif outcome == lib.SHIM_OK:
-            spoke_protocol2.add(known_as)
+            if port is not None:
+                spoke_protocol2.add((host.lower(), port))
         else:
             raise self._failure(outcome)
         self.established = True
@@ -201,9 +201,10 @@ class Connection:
         if self._protocol1_port is not None:
             return False
         self.in_flight = True
-        noop = partial(lib.shim_noop, self._open_handle())
+        handle = self._open_handle()
         outcome = yield from self._in_time(
-            run_in_thread(noop, Deadline(timeout)), "receiving token: timed out"
+            while_moving(handle, partial(lib.shim_noop, handle), timeout),
+            "receiving token: timed out",
         )
         if outcome not in (lib.SHIM_OK, lib.SHIM_UNSUPPORTED):
             raise self._failure(outcome)
@@ -232,21 +233,24 @@ class Connection:
         if handle is not None:
             lib.shim_close(handle)
 
-    def _become_protocol1(self, known_as: tuple[str, int | None]) -> None:
+    def _become_protocol1(self, port: int | None) -> None:
         """Serve each command with a connection of its own from now on."""
-        host, port = known_as
         self._drop_handle()
-        if known_as in spoke_protocol2:
-            raise RemctlError(
-                f"{host} has spoken protocol 2 before and speaks protocol 1 now: "
-                "refused, this may be an attack"
-            )
         if port is None:
             raise RemctlError(
-                f"{host} speaks protocol 1, which takes a connection for each "
-                "command: sock cannot serve it"
+                f"{self._server.host} speaks protocol 1, which takes a connection "
+                "for each command: sock cannot serve it"
             )
+        self._refuse_downgrade(port)
         self._protocol1_port = port
+
+    def _refuse_downgrade(self, port: int) -> None:
+        host = self._server.host
+        if (host.lower(), port) in spoke_protocol2:
+            raise RemctlError(
+                f"{host} (port {port}) has spoken protocol 2 before and speaks "
+                "protocol 1 now: refused, this may be an attack"
+            )
 
     def _check_identity(self) -> None:
         """Refuse to run a command as somebody else than at open()."""
@@ -261,6 +265,7 @@ class Connection:
             )
 
     def _open_protocol1(self, port: int, timeout: float) -> Steps[ShimConnection]:
+        self._refuse_downgrade(port)
         handle = self._new_handle(-1, self._protocol1_ccache)
         # libremctl's time-out comes after ours: it only ends what we have left.
         library_timeout = math.ceil(timeout) + 2 if 0 < timeout < 1e9 else 0
@@ -268,6 +273,9 @@ class Connection:
         outcome = yield from self._in_time(
             run_in_thread(connect, Deadline(timeout)), "receiving token: timed out"
         )
+        if outcome == lib.SHIM_UNSUPPORTED:
+            spoke_protocol2.add((self._server.host.lower(), port))
+            raise RemctlError("server no longer speaks protocol 1: open() again")
         if outcome != lib.SHIM_OK:
             raise self._failure(outcome)
         return handle

@@ -75,7 +75,9 @@ def remctl(
     host: str, port: Port, principal: str | None, command: list[bytes]
 ) -> tuple[bytes | None, bytes | None, bytes | None, int]:
     """Run one command; return error, standard output, standard error and status."""
-    _check_list(command)
+    refusal = _refusal(command)
+    if refusal is not None:
+        return refusal.encode(), None, None, 0
     handle = remctl_new()
     client = _client(handle)
     reply = Reply()
@@ -143,11 +145,9 @@ def remctl_command(handle: Handle, command: list[bytes]) -> bool:
 def remctl_commandv(handle: Handle, command: list[bytes]) -> bool:
     """Send a command; True if that worked."""
     client = _client(handle)
-    _check_list(command)
-    try:
-        _arguments.command(command)
-    except ValueError as error:
-        handle.error = str(error)
+    refusal = _refusal(command)
+    if refusal is not None:
+        handle.error = refusal
         return False
     return _succeeds(handle, client.command, command)
 
@@ -182,11 +182,17 @@ def remctl_noop(handle: Handle) -> int:
     return int(answered)
 
 
-def _check_list(command: list[bytes]) -> None:
+def _refusal(command: list[bytes]) -> str | None:
+    """Return why COMMAND cannot be sent, or None if it can."""
     if not isinstance(command, list) or not all(
         isinstance(argument, bytes) for argument in command
     ):
         raise TypeError("command must be a list of bytes")
+    try:
+        _arguments.command(command)
+    except ValueError as error:
+        return str(error)
+    return None
 
 
 def _client(handle: Handle) -> Remctl:

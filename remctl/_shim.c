@@ -65,7 +65,7 @@ enum shim_outcome {
     SHIM_WAIT,        /* call again when the descriptor is readable */
     SHIM_BLOCKS,      /* this may block: call again so, in a helper thread */
     SHIM_CLOSED,      /* closed, or opened by another process */
-    SHIM_UNSUPPORTED, /* the server speaks a protocol too old for this */
+    SHIM_UNSUPPORTED, /* the server speaks another protocol than this needs */
     SHIM_NO_MEMORY
 };
 
@@ -423,7 +423,7 @@ shim_open(shim_connection *c)
  * after remctl_open() does libremctl give its exit status.  Its socket is out
  * of our reach, so that TIMEOUT seconds (0 for none) end a call whose caller
  * has gone, where no descriptor can be too large for libremctl's select().
- * Blocks: for a helper thread. */
+ * Blocks: for a helper thread.  UNSUPPORTED: it speaks protocol 1 no more. */
 static int
 shim_open_protocol1(shim_connection *c, unsigned short port, time_t timeout)
 {
@@ -440,7 +440,7 @@ shim_open_protocol1(shim_connection *c, unsigned short port, time_t timeout)
         outcome = fail_as_libremctl(c);
     else if (remctl_noop(c->remctl)
              || strcmp(remctl_error(c->remctl), "NOOP message not supported"))
-        outcome = fail(c, "server no longer speaks protocol 1");
+        outcome = SHIM_UNSUPPORTED;
     else
         outcome = SHIM_OK;
     release_signals(&guard);
@@ -652,13 +652,21 @@ shim_output(shim_connection *c, int may_block)
 }
 
 
+/* Whether libremctl's last failure was a server that answered a NOOP with
+ * VERSION or ERROR, as it should if it is too old: one token as well, so that
+ * the connection is still in step.  Only the text tells. */
+static bool
+noop_refused(const shim_connection *c)
+{
+    return strcmp(c->error, "unexpected message type 5 from server") == 0
+           || strcmp(c->error, "unexpected message type 6 from server") == 0;
+}
+
 /* Send NOOP and read the answer.  Blocks: for a helper thread.  UNSUPPORTED:
- * the server answered with another message, one token as well, so that the
- * connection is still in step.  libremctl says that in its text only. */
+ * the server is too old, and the connection as good as before. */
 static int
 shim_noop(shim_connection *c)
 {
-    static const char other_answer[] = "unexpected message type ";
     struct signal_guard guard;
     int outcome;
 
@@ -673,8 +681,7 @@ shim_noop(shim_connection *c)
             outcome = fail_as_libremctl(c);
         release_signals(&guard);
     }
-    if (outcome == SHIM_FAILED
-        && strncmp(c->error, other_answer, strlen(other_answer)) == 0)
+    if (outcome == SHIM_FAILED && noop_refused(c))
         outcome = SHIM_UNSUPPORTED;
     if (outcome == SHIM_OK || outcome == SHIM_UNSUPPORTED)
         c->idle = true;

@@ -1,0 +1,197 @@
+# SPDX-License-Identifier: MIT
+"""One child process that serves until we end it, or until we end ourselves.
+
+A server started by tests must not outlive them, however they end.  ``finally`` and
+``atexit`` do not run when a process is killed, and PR_SET_PDEATHSIG is out of reach
+of pure Python and bound to the thread that forked.  So the kernel tells: the shell
+that becomes the server leaves a process of its own behind, which reads from a pipe
+whose other end only we hold.  When we are gone, for whatever reason, it reads end of
+file, kills the process group and removes the directory.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping, Sequence
+    from pathlib import Path
+
+# Programs for administrators may be missing from the PATH of other users.
+SEARCH_PATH = os.pathsep.join(
+    [os.environ.get("PATH", os.defpath), "/usr/local/sbin", "/usr/sbin", "/sbin"]
+)
+
+# $1 is the directory to remove, the rest is the command.  exec keeps the process id,
+# so that the server is our own child and the leader of its session and group.  The
+# guard ignores SIGTERM, which it sends to its own group to begin with.
+_GUARD = """
+directory=$1
+shift
+exec 3<&0 </dev/null
+(
+    trap '' TERM
+    read -r _ <&3
+    kill -TERM 0
+    [ -z "$directory" ] || rm -rf -- "$directory"
+    kill -KILL 0
+) >/dev/null 2>&1 &
+exec 3<&-
+exec "$@"
+"""
+
+_START_TIMEOUT = 30.0
+_TERMINATE_TIMEOUT = 2.0
+_ATTEMPTS = 3
+
+
+class StartError(RuntimeError):
+    """A program that the realm needs is missing, failed, or did not start."""
+
+
+def programs(packages: Mapping[str, str]) -> dict[str, str]:
+    """Find the programs named by the keys; the values are their Debian packages.
+
+    Raises StartError, which names all that is missing and where it comes from.
+    """
+    found = {name: shutil.which(name, path=SEARCH_PATH) for name in packages}
+    missing = [name for name, path in found.items() if path is None]
+    if missing:
+        wanted = sorted({packages[name] for name in missing})
+        raise StartError(
+            f"not found: {', '.join(missing)}; "
+            f"on Debian and Ubuntu: apt-get install {' '.join(wanted)}"
+        )
+    return {name: path for name, path in found.items() if path is not None}
+
+
+class Port:
+    """A TCP port of a loopback address that nobody else is given meanwhile.
+
+    A bound socket that never listens keeps the kernel from handing the number to
+    another process, whereas Linux lets a server that sets SO_REUSEADDR (both krb5kdc
+    and remctld do) bind beside it.  Other systems do not; there the number is free
+    again at once, and a start that finds it taken is tried again with another.
+    """
+
+    def __init__(self, address: str) -> None:
+        family = socket.AF_INET6 if ":" in address else socket.AF_INET
+        self._socket = socket.socket(family, socket.SOCK_STREAM)
+        try:
+            self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            self._socket.bind((address, 0))
+            self.number: int = self._socket.getsockname()[1]
+        except BaseException:
+            self._socket.close()
+            raise
+        if sys.platform != "linux":
+            self._socket.close()
+
+    def release(self) -> None:
+        """Give the number back."""
+        self._socket.close()
+
+
+class Daemon:
+    """One server process, with the processes that it starts.
+
+    Raises StartError, with the server's output in it, when the process ends before
+    ``ready()`` is true, or when that takes too long.
+    """
+
+    def __init__(
+        self,
+        command: Sequence[str],
+        *,
+        env: Mapping[str, str],
+        output: Path,
+        ready: Callable[[], bool],
+        remove: Path | None = None,
+    ) -> None:
+        self._owner = os.getpid()
+        self._stopped = False
+        self._process: subprocess.Popen[bytes] | None = None
+        try:
+            with output.open("ab") as log:
+                start = log.tell()
+                self._process = subprocess.Popen(
+                    ["/bin/sh", "-c", _GUARD, "sh", str(remove or ""), *command],
+                    stdin=subprocess.PIPE,
+                    stdout=log,
+                    stderr=log,
+                    env=dict(env),
+                    start_new_session=True,
+                )
+            self.pid = self._process.pid
+            self._wait_until(ready, command[0], output, start)
+        except BaseException:
+            self.stop()
+            raise
+
+    def _wait_until(
+        self, ready: Callable[[], bool], name: str, output: Path, start: int
+    ) -> None:
+        assert self._process is not None
+        deadline = time.monotonic() + _START_TIMEOUT
+        problem = ""
+        while not ready():
+            status = self._process.poll()
+            if status is not None:
+                problem = f"ended with status {status}"
+            elif time.monotonic() > deadline:
+                problem = f"was not ready after {_START_TIMEOUT:.0f} seconds"
+            if problem:
+                text = output.read_bytes()[start:].decode(errors="replace").strip()
+                raise StartError(f"{name} {problem}:\n{text or '(no output)'}")
+            time.sleep(0.002)
+
+    def stop(self) -> None:
+        """End the server: asked first, then killed, along with what it started."""
+        if self._process is None or self._stopped or self._owner != os.getpid():
+            return  # a forked child must leave its parent's server alone
+        deadline = time.monotonic() + _TERMINATE_TIMEOUT
+        # remctld loses a SIGTERM that comes just before it waits: ask again.
+        try:
+            while self._process.poll() is None and time.monotonic() < deadline:
+                self._process.terminate()
+                with contextlib.suppress(subprocess.TimeoutExpired):
+                    self._process.wait(0.2)
+        finally:
+            self.kill()
+
+    def kill(self) -> None:
+        """End the server and all that it started with SIGKILL."""
+        if self._process is None or self._stopped or self._owner != os.getpid():
+            return
+        # The group exists as long as its guard does, so that the number cannot
+        # have become somebody else's, even when the server itself ended long ago.
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(self._process.pid, signal.SIGKILL)
+        self._process.wait()
+        assert self._process.stdin is not None
+        self._process.stdin.close()
+        self._stopped = True
+
+
+def start_on_free_port(
+    address: str, start: Callable[[int], Daemon]
+) -> tuple[Port, Daemon]:
+    """Start a server on a port that is free; the caller releases the port."""
+    attempt = 1
+    while True:
+        port = Port(address)
+        try:
+            return port, start(port.number)
+        except BaseException as error:
+            port.release()
+            if attempt == _ATTEMPTS or not isinstance(error, StartError):
+                raise
+            attempt += 1

@@ -7,8 +7,9 @@ Underneath is the same code as in Remctl, since the C functions can crash,
 block Ctrl-C, or run a command as somebody else.
 
 Functions raise TypeError for wrong types, and ValueError for a closed handle
-or a string with NUL.  All else is in the returned status, with the reason in
-remctl_error().  All may be called from any thread.
+or what C could not take: a string with NUL, a port out of range.  All else is
+in the returned status, with the reason in remctl_error().  All may be called
+from any thread.
 """
 
 from __future__ import annotations

@@ -15,6 +15,7 @@ from scripted import ScriptedServer
 from support import remctl_conf
 
 import remctl
+from remctl._connection import spoke_protocol2
 from remctl.testing import Realm, Server
 
 if TYPE_CHECKING:
@@ -45,7 +46,11 @@ def realm() -> Iterator[Realm]:
 
 @pytest.fixture(autouse=True)
 def _environment(realm: Realm) -> Iterator[None]:
-    """Undo what a test does to the environment."""
+    """Undo what a test does to the environment, and to what servers are known for.
+
+    The kernel gives a port that a protocol 2 server had to one of protocol 1.
+    """
+    spoke_protocol2.clear()
     before = dict(os.environ)
     yield
     for name in set(os.environ) | set(before):

@@ -1,0 +1,208 @@
+# SPDX-License-Identifier: MIT
+"""The places where a call can block for ever, for tests that end it from outside.
+
+``with STAGES[name](scripted) as stage`` has a server (a KDC, a name service) that is
+mute at this place.  ``stage.prepare(client)`` leads there, ``stage.call(client)``
+blocks, and ``stage.wait_for(thread)`` waits until it does.  ``stage.let_go()`` ends
+what the package cannot reach: a helper thread inside libc, libkrb5 or libremctl.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import socket
+import sys
+import threading
+from contextlib import ExitStack, contextmanager
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Callable, NamedTuple
+
+from support import wait_until
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from remctl import Remctl
+    from scripted import ScriptedServer
+
+PRINCIPAL = "host/localhost@KRBTEST.COM"
+LARGE = b"x" * 16_000_000
+OPEN = ["handshake", {"stop": ["hang", 2]}]
+OPEN1 = ["handshake", {"protocol": 1}]
+
+
+class Stage(NamedTuple):
+    """A place where a call blocks."""
+
+    prepare: Callable[[Remctl], object]
+    call: Callable[[Remctl], object]
+    arrived: Callable[[], object]
+    let_go: Callable[[], object]
+
+    def wait_for(self, thread: threading.Thread) -> None:
+        """Wait until the call, in THREAD, blocks."""
+        self.arrived()
+        wait_until(partial(blocked, thread))
+
+
+def blocked(thread: threading.Thread) -> bool:
+    """Whether THREAD is where the package's calls wait, and nowhere else."""
+    frame = sys._current_frames().get(thread.ident or 0)
+    return frame is not None and frame.f_code.co_filename.endswith("_waiting.py")
+
+
+def helpers() -> list[threading.Thread]:
+    """Return the package's own threads."""
+    return [thread for thread in threading.enumerate() if thread.name == "remctl"]
+
+
+def nothing(*_: object) -> None:
+    """Do nothing."""
+
+
+def open_on(port: int, client: Remctl) -> None:
+    client.open("127.0.0.1", port, PRINCIPAL)
+
+
+@contextmanager
+def connecting(_: Callable[..., ScriptedServer]) -> Iterator[Stage]:
+    """A server whose queue of connections is full: the kernel ignores others."""
+    with ExitStack() as stack:
+        listener = stack.enter_context(socket.create_server(("127.0.0.1", 0)))
+        listener.listen(0)
+        address = listener.getsockname()
+        stack.enter_context(socket.create_connection(address))
+        yield Stage(nothing, partial(open_on, address[1]), nothing, nothing)
+
+
+@contextmanager
+def resolving(_: Callable[..., ScriptedServer]) -> Iterator[Stage]:
+    """A mute name service."""
+    asked, end = threading.Event(), threading.Event()
+    getaddrinfo = socket.getaddrinfo
+
+    def mute(host: bytes, *arguments: Any, **options: Any) -> Any:
+        if host == b"mute.invalid" and options.get("flags") != socket.AI_NUMERICHOST:
+            asked.set()
+            end.wait()
+            raise socket.gaierror
+        return getaddrinfo(host, *arguments, **options)
+
+    # Python's, not the package's: a test cannot change the machine's name service.
+    socket.getaddrinfo = mute
+    try:
+        yield Stage(
+            nothing, lambda client: client.open("mute.invalid", 1), asked.wait, end.set
+        )
+    finally:
+        end.set()
+        socket.getaddrinfo = getaddrinfo
+
+
+@contextmanager
+def asking_kdc(_: Callable[..., ScriptedServer]) -> Iterator[Stage]:
+    """A mute KDC, which the client has to ask for a ticket; restores no environment."""
+    with ExitStack() as stack:
+        server, kdc = (
+            stack.enter_context(socket.create_server(("127.0.0.1", 0))) for _ in "12"
+        )
+        conf = Path(os.environ["KRB5_CONFIG"])
+        kdc_port = kdc.getsockname()[1]
+        mute_conf = conf.with_name(f"mute-{kdc_port}.conf")
+        mute_conf.write_text(
+            re.sub(r"(kdc = 127.0.0.1):\d+", rf"\1:{kdc_port}", conf.read_text())
+        )
+        os.environ["KRB5_CONFIG"] = str(mute_conf)
+
+        def call(client: Remctl) -> None:
+            client.open("127.0.0.1", server.getsockname()[1], "nobody@KRBTEST.COM")
+
+        def asked() -> None:
+            stack.enter_context(kdc.accept()[0])
+
+        yield Stage(nothing, call, asked, stack.close)
+
+
+def script(
+    prepare: Callable[[Remctl], object] | None,
+    call: Callable[[Remctl], object] | None,
+    event: dict[str, Any],
+    *connections: list[Any],
+) -> Callable[[Callable[..., ScriptedServer]], Any]:
+    """A scripted server; open() comes before PREPARE, or is itself the call."""
+
+    @contextmanager
+    def stage(scripted: Callable[..., ScriptedServer]) -> Iterator[Stage]:
+        server = scripted(*connections)
+        open_here = partial(open_on, server.port)
+
+        def open_and_prepare(client: Remctl) -> None:
+            open_here(client)
+            if prepare is not None:
+                prepare(client)
+
+        yield Stage(
+            nothing if call is None else open_and_prepare,
+            open_here if call is None else call,
+            partial(server.wait_for, **event),
+            server.close if len(connections) > 1 else nothing,
+        )
+
+    return stage
+
+
+def command(client: Remctl) -> None:
+    client.command(["test", "command"])
+
+
+def large_command(client: Remctl) -> None:
+    client.command(["test", "command", LARGE])
+
+
+def output(client: Remctl) -> object:
+    return client.output()
+
+
+def noop(client: Remctl) -> object:
+    return client.noop()
+
+
+STAGES: dict[str, Callable[[Callable[..., ScriptedServer]], Any]] = {
+    "connect": connecting,
+    "name service": resolving,
+    "handshake": script(None, None, {"event": "stopped"}, [OPEN]),
+    "kdc": asking_kdc,
+    "output": script(
+        command, output, {"event": "command"}, ["handshake", "read", "hang"]
+    ),
+    "half a token": script(
+        command,
+        output,
+        {"event": "sent", "step": "output"},
+        ["handshake", "read", ["output", {"size": 1000, "cut": 500}], "hang"],
+    ),
+    "large write": script(
+        None, large_command, {"event": "handshake"}, ["handshake", "stop_reading"]
+    ),
+    "noop": script(None, noop, {"event": "noop"}, ["handshake", "read", "hang"]),
+    # Connection 0 is for the question which protocol it is.
+    "protocol 1 handshake": script(
+        None,
+        command,
+        {"event": "stopped", "connection": 1},
+        [OPEN1],
+        [["handshake", {"protocol": 1, "stop": ["hang", 2]}]],
+    ),
+    "protocol 1 command": script(
+        None, command, {"event": "command"}, [OPEN1], [OPEN1, "read", "hang"]
+    ),
+    "protocol 1 output": script(
+        command,
+        output,
+        {"event": "sent", "step": "mic"},
+        [OPEN1],
+        [OPEN1, "read", "mic", "hang"],
+    ),
+}

@@ -1,0 +1,497 @@
+# SPDX-License-Identifier: MIT
+"""Connections that break, and servers that do not keep to the protocol.
+
+S43, S42 and hazards 30 to 39: whatever is wrong on the wire raises RemctlError,
+loses the connection for good, and never gives one command the reply of another.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import select
+import socket
+import struct
+import termios
+import threading
+from typing import TYPE_CHECKING, Any, Callable
+
+import pytest
+from support import remctl_conf, wait_until
+
+import remctl
+from remctl.testing import Realm, Server
+
+if TYPE_CHECKING:
+    from scripted import ScriptedServer
+
+    Scripted = Callable[..., ScriptedServer]
+
+HOST = "localhost"
+EOF = "unexpected end of file"
+SURPLUS = "unexpected token from server"
+
+
+def lost(client: remctl.Remctl, good: Server, call: Callable[[], object]) -> str:
+    """Check that CALL loses the connection, and S43; close, and return the text."""
+    with pytest.raises(remctl.RemctlError) as caught:
+        call()
+    assert type(caught.value) is remctl.RemctlError
+    assert not client.opened
+    for unusable in (lambda: client.command(["x"]), client.output, client.noop):
+        with pytest.raises(remctl.RemctlNotOpenedError, match="no currently open"):
+            unusable()
+    cause = client.error()
+    assert cause == str(caught.value) == caught.value.value
+    client.open(good.host, good.port)
+    assert client.error() == "no error"
+    assert client.run(["test", "hello"]).stdout == b"hello world\n"
+    client.close()
+    return cause
+
+
+def logged(server: ScriptedServer, *names: str) -> list[dict[str, Any]]:
+    """Return the server's events of these names."""
+    return [event for event in server.events if event["event"] in names]
+
+
+def gone(server: ScriptedServer) -> None:
+    """Wait until the server sees that the connection has ended."""
+    wait_until(lambda: len(logged(server, "eof", "reset")) > 0)
+
+
+def ioctl(fd: int, request: int) -> int:
+    """Return how many bytes are queued: TIOCOUTQ to send, FIONREAD to read."""
+    (number,) = struct.unpack("i", fcntl.ioctl(fd, request, bytes(4)))
+    return int(number)
+
+
+@pytest.mark.parametrize("how", ["close", "reset"])
+@pytest.mark.parametrize("after", [0, 1, 2])
+def test_a_handshake_that_is_broken_off(
+    scripted: Scripted, server: Server, how: str, after: int
+) -> None:
+    """S43: the server hangs up before, in and at the end of the handshake."""
+    broken = scripted([["handshake", {"stop": [how, after]}]])
+    client = remctl.Remctl()
+    text = lost(client, server, lambda: client.open(HOST, broken.port))
+    assert "token: " in text
+
+
+@pytest.mark.parametrize(
+    ("options", "text"),
+    [
+        ({"mangle": "garbage"}, "GSS-API error "),
+        ({"mangle": "bitflip"}, "GSS-API error "),
+        ({"length": 2**20 + 1}, "token too large"),
+        ({"length": 2**32 - 1}, "token too large"),
+    ],
+)
+def test_a_handshake_that_is_wrong(
+    scripted: Scripted, server: Server, options: dict[str, object], text: str
+) -> None:
+    """S43: a server that cannot prove who it is gets no connection."""
+    broken = scripted([["handshake", options], "hang"])
+    client = remctl.Remctl()
+    assert text in lost(client, server, lambda: client.open(HOST, broken.port))
+    gone(broken)
+
+
+@pytest.mark.parametrize("how", ["close", "reset"])
+@pytest.mark.parametrize(
+    "call", [lambda client: client.command(["x"]), lambda client: client.noop()]
+)
+def test_the_end_between_two_commands(
+    scripted: Scripted, server: Server, how: str, call: Callable[[remctl.Remctl], None]
+) -> None:
+    """S43: an idle connection that the server has ended is not used any more."""
+    broken = scripted(["handshake", "read", "echo", how])
+    client = remctl.Remctl(HOST, broken.port)
+    assert client.run(["x", "y", "whole"]).stdout == b"whole"
+    select.select([client], [], [])
+    assert EOF in lost(client, server, lambda: call(client))
+    assert len(logged(broken, "accepted")) == 1
+
+
+@pytest.mark.parametrize("how", ["close", "reset"])
+@pytest.mark.parametrize(
+    ("steps", "tokens"),
+    [
+        pytest.param([], 0, id="before the first token"),
+        pytest.param([["output", {"cut": 3}]], 0, id="in a header"),
+        pytest.param([["output", {"cut": 5}]], 0, id="after a header"),
+        pytest.param([["output", {"cut": 40}]], 0, id="in a token"),
+        pytest.param(["output"], 1, id="between two tokens"),
+        pytest.param(["output", ["status", {"cut": 40}]], 1, id="in the status"),
+    ],
+)
+def test_the_end_in_a_reply(
+    scripted: Scripted, server: Server, how: str, steps: list[Any], tokens: int
+) -> None:
+    """S43: a reply without its status is an error, at whatever point it ends."""
+    broken = scripted(["handshake", "read", *steps, "barrier", how])
+    client = remctl.Remctl(HOST, broken.port)
+    client.command(["x"])
+    for _ in range(tokens):
+        assert client.output().type == "output"
+    broken.proceed()
+    assert EOF in lost(client, server, client.output)
+
+
+def plain(hexadecimal: str) -> list[Any]:
+    """Return a step that sends a message of these bytes, properly encrypted."""
+    return ["message", {"hex": hexadecimal}]
+
+
+@pytest.mark.parametrize(
+    ("steps", "text"),
+    [
+        pytest.param(["replay"], "GSS-API error receiving token", id="replayed"),
+        pytest.param(["skip", "status"], "GSS-API error", id="one missing"),
+        pytest.param([["status", {"bitflip": True}]], "GSS-API error", id="bit flip"),
+        pytest.param([["token", {"text": "junk"}]], "GSS-API error", id="garbage"),
+        pytest.param(["token"], "GSS-API error", id="token of length 0"),
+        pytest.param([["raw", {"text": "HTTP/1.1"}]], "too large", id="no token"),
+        pytest.param([["status", {"length": 2**20 + 1}]], "too large", id="2^20+1"),
+        pytest.param([["status", {"length": 2**32 - 1}]], "too large", id="2^32-1"),
+        pytest.param([["status", {"flags": 0x00}]], SURPLUS, id="no flags"),
+        pytest.param([["status", {"flags": 0x04}]], SURPLUS, id="protocol 1 flags"),
+        pytest.param([["status", {"flags": 0x42}]], SURPLUS, id="handshake flags"),
+        pytest.param([["status", {"flags": 0x64}]], SURPLUS, id="MIC flag"),
+        pytest.param([["output", {"stream": 0}]], "unexpected stream", id="stream 0"),
+        pytest.param([["output", {"stream": 3}]], "unexpected stream", id="stream 3"),
+        pytest.param(["noop"], "unknown message type 7", id="noop"),
+        pytest.param([["version", {"version": 2}]], "type 6 from server", id="version"),
+        pytest.param([plain("0201")], "unknown message type 1 ", id="command"),
+        pytest.param([plain("0263")], "unknown message type 99", id="type 99"),
+        pytest.param([plain("010400")], "unexpected protocol 1", id="version 1"),
+        pytest.param([plain("090400")], "unexpected protocol 9", id="version 9"),
+        pytest.param([plain("02")], "malformed", id="one byte"),
+        pytest.param([plain("020301")], "malformed", id="short output"),
+        pytest.param([plain("0203010000000561")], "malformed", id="output too short"),
+        pytest.param([plain("020301000000006162")], "malformed", id="output too long"),
+        pytest.param([plain("0204")], "malformed", id="short status"),
+        pytest.param([plain("02040000")], "malformed", id="long status"),
+        pytest.param([plain("020500000001")], "malformed", id="short error"),
+        pytest.param([plain("0205000000010000000961")], "malformed", id="error lies"),
+    ],
+)
+def test_a_reply_that_breaks_the_protocol(
+    scripted: Scripted, server: Server, steps: list[Any], text: str
+) -> None:
+    """Hazard 31: a wrong token loses the connection; no status is made up."""
+    broken = scripted(
+        ["handshake", "read", ["output", {"text": "before"}], *steps, "hang"]
+    )
+    client = remctl.Remctl(HOST, broken.port)
+    client.command(["x"])
+    assert client.output().output == b"before"
+    assert text in lost(client, server, client.output)
+    gone(broken)
+
+
+def test_a_token_that_demands_a_mic_gets_none(
+    scripted: Scripted, server: Server
+) -> None:
+    """Protocol 1's flags after a protocol 2 handshake make us write nothing."""
+    demand = ["output", {"text": "x", "flags": 0x24}]
+    broken = scripted(["handshake", "read", demand, "wait_eof"])
+    client = remctl.Remctl(HOST, broken.port)
+    client.command(["x"])
+    assert SURPLUS in lost(client, server, client.output)
+    assert broken.wait_for("eof") == {
+        "event": "eof",
+        "connection": 0,
+        "step": "wait_eof",
+    }
+
+
+@pytest.mark.parametrize(
+    "steps", [[["output", {"text": "x"}]], [["error", {"code": 1, "cut": 20}]]]
+)
+def test_run_makes_no_result_without_a_status(
+    scripted: Scripted, server: Server, steps: list[Any]
+) -> None:
+    """Hazard 35: run() and remctl() raise, and S17: remctl() a RemctlProtocolError."""
+    broken = scripted(["handshake", "read", *steps])
+    client = remctl.Remctl(HOST, broken.port)
+    assert EOF in lost(client, server, lambda: client.run(["x"]))
+    with pytest.raises(remctl.RemctlProtocolError, match=EOF) as caught:
+        remctl.remctl(HOST, broken.port, command=["x"])
+    assert caught.value.code is None
+
+
+@pytest.mark.parametrize("end", ["status", ["error", {"code": 5, "text": "no"}]])
+@pytest.mark.parametrize(
+    "surplus",
+    [["output", {"text": "late"}], "status", "replay", "noop", ["raw", {"hex": "00"}]],
+)
+@pytest.mark.parametrize(
+    "call", [lambda client: client.command(["x"]), lambda client: client.noop()]
+)
+def test_what_comes_after_a_reply_is_no_reply_to_the_next_command(
+    scripted: Scripted,
+    server: Server,
+    end: Any,
+    surplus: Any,
+    call: Callable[[remctl.Remctl], object],
+) -> None:
+    """Hazard 38: a token that nobody asked for loses the connection."""
+    broken = scripted(["handshake", "read", end, surplus, "hang"])
+    client = remctl.Remctl(HOST, broken.port)
+    client.command(["x"])
+    assert len(list(client)) == 1
+    assert client.opened
+    select.select([client], [], [])
+    assert lost(client, server, lambda: call(client)) == SURPLUS
+    gone(broken)
+    assert len(logged(broken, "command")) == 1
+
+
+# The answers to noop()
+
+
+@pytest.mark.parametrize("answer", ["version2", "error"])
+def test_a_server_that_refuses_noop(scripted: Scripted, answer: str) -> None:
+    """S42: noop() is False, no failure, and the connection as usable as before."""
+    old = scripted(["handshake", ["serve", {"noop": answer}]])
+    with remctl.Remctl(HOST, old.port) as client:
+        for text in (b"a", b"b"):
+            assert client.noop() is False
+            assert client.opened
+            assert client.error() == "no error"
+            assert client.run(["x", "y", text]).stdout == text
+    assert len(logged(old, "accepted")) == 1
+
+
+def test_a_server_that_answers_noop(client: remctl.Remctl) -> None:
+    """S42: noop() is True on a real remctld, between commands too."""
+    assert client.noop() is True
+    assert client.run(["test", "hello"]).stdout == b"hello world\n"
+    assert client.noop() is True
+    assert client.error() == "no error"
+
+
+@pytest.mark.parametrize(
+    ("steps", "text"),
+    [
+        pytest.param(["close"], EOF, id="end"),
+        pytest.param(["reset"], EOF, id="reset"),
+        pytest.param([["noop", {"cut": 3}], "close"], EOF, id="half a header"),
+        pytest.param([["noop", {"cut": 20}], "close"], EOF, id="half a token"),
+        pytest.param([["noop", {"bitflip": True}]], "GSS-API error", id="bit flip"),
+        pytest.param([["token", {"text": "junk"}]], "GSS-API error", id="garbage"),
+        pytest.param([["noop", {"length": 2**20 + 1}]], "too large", id="2^20+1"),
+        pytest.param([["noop", {"flags": 0x24}]], SURPLUS, id="MIC flag"),
+        pytest.param([["noop", {"protocol": 9}]], "protocol 9", id="version 9"),
+        pytest.param(["output"], "unexpected message type 3", id="output"),
+        pytest.param(["status"], "unexpected message type 4", id="status"),
+        pytest.param([plain("0263")], "unexpected message type 99", id="type 99"),
+        pytest.param([plain("03")], "malformed", id="one byte"),
+    ],
+)
+def test_an_answer_to_noop_that_breaks_the_protocol(
+    scripted: Scripted, server: Server, steps: list[Any], text: str
+) -> None:
+    """S42: RemctlError when the connection is lost."""
+    broken = scripted(["handshake", "read", *steps, "hang"])
+    client = remctl.Remctl(HOST, broken.port)
+    assert text in lost(client, server, client.noop)
+
+
+def test_commands_wait_for_the_end_of_the_reply(client: remctl.Remctl) -> None:
+    """S31, hazards 30 and 39: an unread reply is not lost, nor mixed up."""
+    client.command(["test", "lines", "3"])
+    for early in (lambda: client.command(["test", "hello"]), client.noop):
+        with pytest.raises(remctl.RemctlError, match="not read to its end") as caught:
+            early()
+        assert client.error() == str(caught.value)
+        assert client.opened
+    lines = b"".join(token.output or b"" for token in client)
+    assert lines == b"line 1\nline 2\nline 3\n"
+    assert client.run(["test", "hello"]).stdout == b"hello world\n"
+
+
+# Errors of the server
+
+
+@pytest.mark.parametrize("run", [False, True])
+def test_an_error_for_a_command_of_several_tokens(
+    scripted: Scripted, server: Server, *, run: bool
+) -> None:
+    """Hazard 37: it is delivered, but there may be more: the connection is lost."""
+    error = ["error", {"code": 8, "text": "Too much data"}]
+    strict = scripted(["handshake", "read", error, "barrier", error, "hang"])
+    client = remctl.Remctl(HOST, strict.port)
+    command = ["x", b"y" * 70_000]
+    if run:
+        with pytest.raises(remctl.RemctlProtocolError, match="Too much data") as caught:
+            client.run(command)
+        assert caught.value.code is remctl.ErrorCode.TOOMUCH_DATA
+    else:
+        client.command(command)
+        assert client.opened
+        assert client.output() == ("error", b"Too much data", None, None, 8)
+    assert not client.opened
+    assert client.output().type == client.output().type == "done"
+    strict.proceed()
+    for unusable in (lambda: client.command(["x"]), client.noop, client.fileno):
+        with pytest.raises(remctl.RemctlNotOpenedError, match="no currently open"):
+            unusable()
+    gone(strict)
+    assert [event["tokens"] for event in logged(strict, "command")] == [2]
+    client.open(server.host, server.port)
+    assert client.run(["test", "hello"]).stdout == b"hello world\n"
+    client.close()
+
+
+def test_an_error_for_the_largest_command_of_one_token(scripted: Scripted) -> None:
+    """Hazard 37: one token means one error, and the connection stays usable."""
+    error = ["error", {"code": 5, "text": "no"}]
+    strict = scripted(["handshake", "read", error, "serve"])
+    largest = b"x" * (64 * 1024 - 4 - 4 - 2 * 4 - 1)
+    with remctl.Remctl(HOST, strict.port) as client:
+        client.command(["x", largest])
+        assert client.output() == ("error", b"no", None, None, 5)
+        assert client.opened
+        assert client.run(["x", "y", "z"]).stdout == b"z"
+        assert client.run(["x", "", largest[4:]]).stdout == largest[4:]
+        assert client.run(["x", "", largest[3:]]).stdout == largest[3:]
+    assert [event["tokens"] for event in logged(strict, "command")] == [1, 1, 1, 2]
+
+
+@pytest.mark.parametrize(
+    ("code", "text"),
+    [
+        (0, b"zero"),
+        (5, b"Unknown command"),
+        (11, b""),
+        (2**31, b"sign bit"),
+        (2**32 - 1, b"all bits"),
+        (6, b"before\0after"),
+        (6, "caf\u00e9".encode("latin-1")),
+        (6, "caf\u00e9".encode()),
+        (6, b"x" * 1_000_000),
+    ],
+    ids=lambda value: str(value)[:20],
+)
+def test_errors_of_any_code_and_text(
+    scripted: Scripted, code: int, text: bytes
+) -> None:
+    """S36, S41, S18: code and text arrive as sent; the connection stays usable."""
+    error = ["error", {"code": code, "hex": text.hex(), "size": len(text)}]
+    odd = scripted(["handshake", "read", error, "read", error, "serve"])
+    with remctl.Remctl(HOST, odd.port) as client:
+        client.command(["x"])
+        token = client.output()
+        assert tuple(token) == ("error", text, None, None, code)
+        assert isinstance(token.error, remctl.ErrorCode) == (1 <= code <= 10)
+        assert client.output().type == "done"
+        assert client.opened
+        with pytest.raises(remctl.RemctlProtocolError) as caught:
+            client.run(["x"])
+        assert caught.value.code == code
+        assert str(caught.value) == text.decode("utf-8", "backslashreplace")
+        assert client.error() == (str(caught.value) or "RemctlProtocolError")
+        assert client.run(["x", "y", "z"]).stdout == b"z"
+
+
+@pytest.mark.parametrize("stream", [1, 2])
+def test_two_empty_outputs(scripted: Scripted, stream: int) -> None:
+    """Hazard 1, S15, S34: they crash libremctl's own remctl(); here they are tokens."""
+    empty = ["output", {"stream": stream, "repeat": 2}]
+    odd = scripted(["handshake", "read", empty, "status"])
+    with remctl.Remctl(HOST, odd.port) as client:
+        client.command(["x"])
+        assert [tuple(token) for token in client] == [
+            ("output", b"", stream, None, None),
+            ("output", b"", stream, None, None),
+            ("status", None, None, 0, None),
+        ]
+    result = remctl.remctl(HOST, odd.port, command=["x"])
+    assert result == remctl.RemctlSimpleResult(None, None, 0)
+
+
+# Commands that do not get through
+
+
+def test_a_reset_in_the_middle_of_a_large_command(
+    scripted: Scripted, server: Server
+) -> None:
+    """Hazard 36: after half a command no other goes the same way."""
+    broken = scripted(["handshake", "barrier", "reset"])
+    client = remctl.Remctl(HOST, broken.port)
+    fd = client.fileno()
+
+    def reset_when_stuck() -> None:
+        wait_until(lambda: ioctl(fd, termios.TIOCOUTQ) > 0)
+        broken.proceed()
+
+    thread = threading.Thread(target=reset_when_stuck)
+    thread.start()
+    text = lost(client, server, lambda: client.command(["x", b"y" * 50_000_000]))
+    thread.join()
+    assert text.startswith("error sending token: ")
+
+
+def test_a_command_that_no_server_takes_is_not_sent(scripted: Scripted) -> None:
+    """Hazard 37, S17: above 100 MiB there is a ValueError, and nothing has changed."""
+    behaved = scripted(["handshake", "serve"])
+    with remctl.Remctl(HOST, behaved.port) as client:
+        with pytest.raises(ValueError, match="command too large"):
+            client.command([b"x" * (100 * 1024 * 1024)])
+        assert client.error() == "no error"
+        assert client.run(["x", "y", "z"]).stdout == b"z"
+    assert len(logged(behaved, "command")) == 1
+
+
+def test_a_server_that_is_restarted(realm: Realm, server: Server) -> None:
+    """S43: no call connects again by itself, an explicit open() does."""
+    with Server(realm, remctl_conf(realm)) as own:
+        client = remctl.Remctl(own.host, own.port)
+        client.command(["test", "sleep", "60"])
+        own.kill()
+        own.start()
+        assert EOF in lost(client, server, client.output)
+        client.open(own.host, own.port)
+        assert client.run(["test", "hello"]).stdout == b"hello world\n"
+        own.kill()
+        with pytest.raises(remctl.RemctlError, match="cannot connect to") as caught:
+            client.open(own.host, own.port)
+        assert not client.opened
+        assert client.error() == str(caught.value)
+
+
+# More than the receive memory holds
+
+TOTAL = 3_000_000
+
+
+@pytest.mark.parametrize("memory", [4096, 65536, None])
+@pytest.mark.parametrize("tokens", ["remctld's", "64 KiB", "1 MiB"])
+def test_more_output_than_the_receive_memory_holds(
+    scripted: Scripted, server: Server, tokens: str, memory: int | None
+) -> None:
+    """A slow reader gets all of it, where the kernel has no room for whole tokens."""
+    line = b"0123456789abcde\n"
+    size = {"64 KiB": 65_529, "1 MiB": 1_048_500}.get(tokens)
+    port = server.port
+    if size is not None:
+        content = {"text": line.decode(), "size": size, "repeat": TOTAL // size}
+        port = scripted(["handshake", "read", ["output", content], "status"]).port
+    sock = socket.socket()
+    if memory is not None:
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, memory)
+    sock.connect(("127.0.0.1", port))
+    with remctl.Remctl() as client:
+        client.open(HOST, sock=sock)
+        client.command(["test", "bytes", str(TOTAL)])
+        queued = -1
+        while queued != (queued := ioctl(client.fileno(), termios.FIONREAD)):
+            select.select([], [], [], 0.05)  # until no more comes
+        *outputs, status = client
+    assert tuple(status) == ("status", None, None, 0, None)
+    pieces = [token.output for token in outputs]
+    if size is None:
+        assert b"".join(filter(None, pieces)) == line * (TOTAL // len(line))
+    else:
+        assert pieces == [(line * size)[:size]] * (TOTAL // size)

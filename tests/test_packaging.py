@@ -1,0 +1,312 @@
+# SPDX-License-Identifier: MIT
+"""What is shipped, under which names, and how the extension is built."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import inspect
+import os
+import pickle
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import pytest
+
+import remctl
+import remctl._remctl_cffi
+from remctl import _remctl
+
+ROOT = Path(__file__).parent.parent
+(VERSION,) = re.findall(
+    r'^version = "(.*)"$', (ROOT / "pyproject.toml").read_text(), re.MULTILINE
+)
+DISTRIBUTION = importlib.metadata.distribution("remctl-cffi")
+
+# What libremctl has and the low-level interface has not.
+LEFT_OUT = {
+    "remctl_open_addrinfo": "addresses are tried in Python, where Ctrl-C ends it",
+    "remctl_open_fd": "Remctl.open(sock=...) is its safe form",
+    "remctl_open_sockaddr": "addresses are tried in Python, where Ctrl-C ends it",
+    "remctl_result_free": "results are Python's own",
+}
+
+
+def compiler(*options: str) -> str:
+    """Return what the C compiler prints for a program that includes remctl.h."""
+    return subprocess.run(
+        ["cc", *options, "-x", "c", "-"],
+        input="#include <remctl.h>\n",
+        stdout=subprocess.PIPE,
+        text=True,
+        check=True,
+    ).stdout
+
+
+def run(directory: Path, *command: object, **environment: object) -> Any:
+    """Run this Python in DIRECTORY, with little but ENVIRONMENT in its environment."""
+    return subprocess.run(
+        [sys.executable, *map(str, command)],
+        cwd=directory,
+        env={
+            "PATH": os.environ["PATH"],
+            "CFLAGS": "-O0",
+            **{name: str(value) for name, value in environment.items()},
+        },
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+
+def program(path: Path, script: str) -> Path:
+    """Write a shell script to PATH."""
+    path.write_text("#!/bin/sh\n" + script)
+    path.chmod(0o755)
+    return path
+
+
+@pytest.fixture(scope="module")
+def sdist(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The unpacked source distribution of this repository."""
+    directory = tmp_path_factory.mktemp("sdist")
+    clone = directory / "clone"
+    hidden = shutil.ignore_patterns(".*", "__pycache__", "build", "*.so")
+    shutil.copytree(ROOT, clone, ignore=hidden)
+    result = run(clone, "setup.py", "-q", "sdist", "--dist-dir", directory)
+    assert result.returncode == 0, result.stderr
+    (archive,) = directory.glob("*.tar.gz")
+    subprocess.run(["tar", "-xf", archive, "-C", directory], check=True)
+    return directory / archive.name[: -len(".tar.gz")]
+
+
+@pytest.fixture
+def source(sdist: Path, tmp_path: Path) -> Path:
+    """A copy of the source distribution of one's own, to build in."""
+    return Path(shutil.copytree(sdist, tmp_path / "source"))
+
+
+@pytest.fixture
+def prefix(tmp_path: Path) -> Path:
+    """A prefix with libremctl, told from the system's by a port in its header."""
+    (tmp_path / "include").mkdir()
+    (tmp_path / "lib").mkdir()
+    (header, *_) = re.findall(
+        '^# [0-9]+ "(/.*/remctl.h)"', compiler("-E"), re.MULTILINE
+    )
+    text = Path(header).read_text()
+    text, count = re.subn("(REMCTL_PORT +)4373", r"\g<1>14373", text)
+    assert count == 1
+    (tmp_path / "include" / "remctl.h").write_text(text)
+    library = Path(compiler("-print-file-name=libremctl.so").strip()).resolve()
+    # Under the name that programs look for at run time, and that of the linker.
+    soname = ".".join(library.name.split(".")[:3])
+    shutil.copy(library, tmp_path / "lib" / soname)
+    (tmp_path / "lib" / "libremctl.so").symlink_to(soname)
+    return tmp_path
+
+
+def test_version_is_the_changelogs_newest() -> None:
+    """The project's version is the newest release; the changelog is in order."""
+    changelog = (ROOT / "CHANGELOG.md").read_text()
+    titles = re.findall(r"^## (.*)$", changelog, re.MULTILINE)
+    if titles[0] == "[Unreleased]":
+        del titles[0]
+    found = [
+        re.fullmatch(r"\[(\d+)\.(\d+)\.(\d+)\] - (\d{4}-\d\d-\d\d)", title)
+        for title in titles
+    ]
+    releases = [match.groups() for match in found if match is not None]
+    assert len(releases) == len(titles) > 0
+    versions = [tuple(map(int, release[:3])) for release in releases]
+    assert versions == sorted(set(versions), reverse=True)
+    dates = [release[3] for release in releases]
+    assert dates == sorted(dates, reverse=True)
+    assert ".".join(releases[0][:3]) == VERSION
+
+
+def test_version_is_the_installed_one() -> None:
+    """S49: remctl.__version__ and _remctl.VERSION; tests run on what is in the tree."""
+    assert remctl.__version__ == _remctl.VERSION == DISTRIBUTION.version == VERSION
+
+
+def test_installed_files() -> None:
+    """S53: types and the alias are shipped; sources of the extension are not."""
+    files = {str(path) for path in DISTRIBUTION.files or []}
+    assert {"_remctl.py", "remctl/py.typed", "remctl/_remctl_cffi.pyi"} <= files
+    assert not [name for name in files if "shim" in name or "build_remctl" in name]
+    assert Path(remctl.__file__).with_name("py.typed").is_file()
+
+
+def test_only_cffi_is_needed_at_run_time() -> None:
+    """PyPy brings its own."""
+    needed = [line for line in DISTRIBUTION.requires or [] if "extra" not in line]
+    (cffi,) = needed
+    assert re.match("cffi *>=", cffi)
+    assert re.search("platform_python_implementation *!= *.PyPy", cffi)
+
+
+def test_extension_serves_all_versions() -> None:
+    """One abi3 wheel serves CPython 3.9 and later; PyPy has its own."""
+    name = Path(remctl._remctl_cffi.__file__).name
+    (tag,) = re.findall(
+        "^Tag: (.*)$", DISTRIBUTION.read_text("WHEEL") or "", re.MULTILINE
+    )
+    if sys.implementation.name == "pypy":
+        assert (".pypy" in name, tag[:2]) == (True, "pp")
+    else:
+        assert (name, tag[:10]) == ("_remctl_cffi.abi3.so", "cp39-abi3-")
+
+
+def test_all_is_complete() -> None:
+    """S1: what has no underscore is in __all__, and is found where it says it is."""
+    public = {
+        name
+        for name, value in vars(remctl).items()
+        if not name.startswith("_") and not isinstance(value, ModuleType)
+    }
+    assert sorted(remctl.__all__) == sorted(public | {"__version__"})
+    for name in public:
+        value = getattr(remctl, name)
+        assert pickle.loads(pickle.dumps(value)) is value
+        assert value.__module__.split(".")[0] == "remctl"
+
+
+@pytest.mark.parametrize("module", [remctl, _remctl])
+def test_public_names_have_docstrings(module: ModuleType) -> None:
+    """Functions, classes, their methods and properties."""
+    described: dict[str, object] = {module.__name__: module}
+    for name in module.__all__:
+        value = getattr(module, name)
+        if inspect.isfunction(value) or inspect.isclass(value):
+            described[name] = value
+        if inspect.isclass(value):
+            described.update(
+                (f"{name}.{member}", attribute)
+                for member, attribute in vars(value).items()
+                if not member.startswith("_")
+                and (inspect.isfunction(attribute) or isinstance(attribute, property))
+            )
+    assert len(described) > len(module.__all__) / 2
+    for name, value in described.items():
+        text = value.__doc__ or ""
+        # Dataclasses and named tuples get their signature where they have none.
+        assert len(text) > 10 and not text.startswith(f"{name}("), name
+
+
+def test_every_c_function_is_offered_or_left_out() -> None:
+    """S49: the names that the system's remctl.h declares."""
+    declared = set(re.findall(r"\b(remctl\w*) *\(", compiler("-E", "-P")))
+    offered = {name for name in _remctl.__all__ if name.islower()}
+    assert declared == offered | set(LEFT_OUT)
+    assert not offered & set(LEFT_OUT)
+
+
+def test_every_c_constant_is_offered() -> None:
+    """S49: the names and values that the system's remctl.h defines."""
+    macros = re.findall(
+        r"^#define (REMCTL_\w+) (.+)$", compiler("-E", "-dM"), re.MULTILINE
+    )
+    defined = {name: value.strip('"') for name, value in macros if name != "REMCTL_H"}
+    enumerators = re.findall(r"\bREMCTL_OUT_\w+", compiler("-E", "-P"))
+    defined.update((name, str(value)) for value, name in enumerate(enumerators))
+    assert len(enumerators) >= 4
+    assert defined == {
+        name: str(getattr(_remctl, name))
+        for name in _remctl.__all__
+        if name.startswith("REMCTL_")
+    }
+
+
+def test_sdist_has_what_the_repository_has(sdist: Path) -> None:
+    """The builder, the tests, the scripts and the documents."""
+    names = ["build_remctl.py", "setup.py", "CHANGELOG.md", "README.md", "LICENSE"]
+    for directory in ("remctl", "tests", "scripts"):
+        for path in (ROOT / directory).rglob("*"):
+            name = str(path.relative_to(ROOT))
+            if path.is_file() and not re.search(r"/\.|__pycache__|\.so$", name):
+                names.append(name)
+    assert "remctl/_shim.c" in names
+    assert [name for name in names if not (sdist / name).is_file()] == []
+
+
+# The compiler, hiding from itself what is there on this machine.
+HIDING = """
+for argument do
+    shift
+    case $argument in
+        {hidden}
+    esac
+    set -- "$@" "$argument"
+done
+exec cc "$@"
+"""
+HEADER = """*.c) sed -i 's/<remctl.h>/<no-such-remctl.h>/' "$argument" ;;"""
+LIBRARY = "-lremctl) argument=-lno-such-remctl ;;"
+
+
+@pytest.mark.parametrize("command", [["build_remctl.py"], ["setup.py", "build_ext"]])
+@pytest.mark.parametrize(
+    "script",
+    [
+        HIDING.format(hidden=HEADER),
+        HIDING.format(hidden=LIBRARY),
+        "exec no-such-compiler",
+    ],
+    ids=["header", "library", "compiler"],
+)
+def test_build_says_what_is_missing(
+    source: Path, script: str, command: list[str]
+) -> None:
+    """Without header, library or compiler: one sentence, naming the packages."""
+    wrapper = program(source / "cc", script)
+    result = run(source, *command, CC=wrapper)
+    assert (result.returncode, result.stdout) == (1, "")
+    assert result.stderr.count("\n") == result.stderr.count(". ") + 1 == 1
+    for package in ("libremctl-dev", "Debian", "remctl-devel", "Fedora", "Homebrew"):
+        assert package in result.stderr
+    assert not list(source.rglob("_remctl_cffi*.so"))
+
+
+@pytest.mark.parametrize(
+    ("pkg_config", "directories"),
+    [(False, False), (True, False), (False, True)],
+    ids=["nothing", "pkg-config", "environment"],
+)
+def test_build_finds_the_library(
+    source: Path, prefix: Path, pkg_config: bool, directories: bool
+) -> None:
+    """By pkg-config or the environment; the system's where neither says anything."""
+    environment: dict[str, object] = {"PKG_CONFIG": "/nonexistent/pkg-config"}
+    if pkg_config:
+        environment["PKG_CONFIG"] = program(
+            prefix / "pkg-config",
+            f"""test "$2" = libremctl || exit 1
+            case $1 in
+                --cflags) echo -I{prefix}/include ;;
+                --libs) echo -L{prefix}/lib -Wl,-rpath,{prefix}/lib -lremctl ;;
+            esac
+            """,
+        )
+    if directories:
+        environment["REMCTL_INCLUDE_DIR"] = prefix / "include"
+        environment["REMCTL_LIB_DIR"] = prefix / "lib"
+    result = run(source, "setup.py", "-q", "build_ext", "--inplace", **environment)
+    assert result.returncode == 0, result.stderr
+    look = """
+        import re, pathlib, remctl._remctl_cffi as built
+        print(built.__file__, built.lib.REMCTL_PORT)
+        maps = pathlib.Path("/proc/self/maps").read_text()
+        print(*sorted(set(re.findall("/.*/libremctl.so.*", maps))))
+        """
+    result = run(source, "-c", inspect.cleandoc(look))
+    built, library = result.stdout.splitlines()
+    ours = pkg_config or directories
+    extension, port = built.split()
+    assert Path(extension).parent == source / "remctl"
+    assert port == ("14373" if ours else "4373")
+    assert (Path(library).parent == prefix / "lib") == ours

@@ -1,0 +1,212 @@
+# SPDX-License-Identifier: MIT
+"""Results, tokens and exceptions as values, and what cannot be copied."""
+
+from __future__ import annotations
+
+import copy
+import pickle
+from typing import TYPE_CHECKING, Any, Callable
+
+import pytest
+
+import remctl
+
+if TYPE_CHECKING:
+    from remctl.testing import Server
+
+RESULT = remctl.RemctlSimpleResult(b"\xff\0", None, 7)
+
+# Ways to make a copy.
+COPIES: list[Callable[[Any], Any]] = [
+    copy.copy,
+    copy.deepcopy,
+    *(
+        lambda value, protocol=protocol: pickle.loads(pickle.dumps(value, protocol))
+        for protocol in range(pickle.HIGHEST_PROTOCOL + 1)
+    ),
+]
+copies = pytest.mark.parametrize(
+    "duplicate",
+    COPIES,
+    ids=["copy", "deepcopy", *(f"pickle{n}" for n in range(len(COPIES) - 2))],
+)
+
+
+@copies
+@pytest.mark.parametrize(
+    "value",
+    [
+        RESULT,
+        remctl.RemctlSimpleResult(None, b"", 0),
+        remctl.RemctlOutput("output", b"\xff", remctl.Stream.STDERR),
+        remctl.RemctlOutput("status", status=255),
+        remctl.RemctlOutput("error", b"text", error=remctl.ErrorCode.ACCESS),
+        remctl.RemctlOutput("error", b"text", error=4242),
+        remctl.RemctlOutput("done"),
+    ],
+    ids=repr,
+)
+def test_results_and_tokens_can_be_copied(
+    value: object, duplicate: Callable[[Any], Any]
+) -> None:
+    """Results and tokens pickle and copy, to equal ones of the same types."""
+    result = duplicate(value)
+    assert type(result) is type(value)
+    assert result == value
+    assert repr(result) == repr(value)
+
+
+EXCEPTIONS = [
+    (remctl.RemctlError("text ü\udcff"), {}),
+    (remctl.RemctlError(""), {}),
+    (remctl.RemctlNotOpenedError("text"), {}),
+    (remctl.RemctlProtocolError("text"), {"code": None}),
+    (remctl.RemctlProtocolError("text", remctl.ErrorCode.ACCESS), {"code": 6}),
+    (remctl.RemctlProtocolError("text", 4242), {"code": 4242}),
+    (remctl.RemctlTimeoutError("text"), {"code": None}),
+    (remctl.RemctlTimeoutError("text", 7), {"code": 7}),
+    (remctl.RemctlStatusError(RESULT), {"result": RESULT}),
+]
+exceptions = pytest.mark.parametrize(
+    ("error", "attributes"),
+    EXCEPTIONS,
+    ids=[f"{type(error).__name__}-{n}" for n, (error, _) in enumerate(EXCEPTIONS)],
+)
+
+
+@copies
+@exceptions
+def test_exceptions_can_be_copied(
+    error: remctl.RemctlError,
+    attributes: dict[str, object],
+    duplicate: Callable[[Any], Any],
+) -> None:
+    """S18: exceptions pickle and copy with all attributes, a caller's own too."""
+    error.host = "added"  # type: ignore[attr-defined]  # by a caller
+    try:
+        result = duplicate(error)
+    finally:
+        del error.host  # type: ignore[attr-defined]
+    assert type(result) is type(error)
+    assert str(result) == str(error)
+    assert result.args == error.args
+    assert vars(result) == {"value": str(error), "host": "added", **attributes}
+
+
+@exceptions
+def test_exceptions_attributes(
+    error: remctl.RemctlError, attributes: dict[str, object]
+) -> None:
+    """S18: the text is in value, str() and the arguments; the rest is as documented."""
+    assert error.value == str(error)
+    assert vars(error) == {"value": error.value, **attributes}
+    if not isinstance(error, remctl.RemctlStatusError):
+        assert error.args == (error.value,)
+    if isinstance(error, OSError):
+        assert (error.errno, error.strerror, error.filename) == (None, None, None)
+
+
+def test_hierarchy_of_the_exceptions() -> None:
+    """S47: what derives from what; wrong arguments are no RemctlError."""
+    parents = {
+        remctl.RemctlError: (Exception,),
+        remctl.RemctlNotOpenedError: (remctl.RemctlError,),
+        remctl.RemctlProtocolError: (remctl.RemctlError,),
+        remctl.RemctlStatusError: (remctl.RemctlError,),
+        remctl.RemctlTimeoutError: (remctl.RemctlProtocolError, TimeoutError),
+    }
+    for error, expected in parents.items():
+        assert error.__bases__ == expected
+    assert not issubclass(remctl.RemctlError, (ValueError, TypeError, OSError))
+
+
+def test_timeout_is_a_timeout_error(server: Server) -> None:
+    """A real time-out is caught as TimeoutError, and pickles."""
+    with remctl.Remctl(server.host, server.port, timeout=0.1) as client:
+        with pytest.raises(TimeoutError) as caught:
+            client.run(["test", "sleep", "1"])
+        error = pickle.loads(pickle.dumps(caught.value))
+        assert str(error) == client.error() == "error receiving token: timed out"
+        assert error.code is None
+
+
+def test_servers_error_can_be_pickled(server: Server) -> None:
+    """S18: an exception that was raised, with its code as an ErrorCode."""
+    with pytest.raises(remctl.RemctlProtocolError) as caught:
+        remctl.remctl(server.host, server.port, None, ["no", "such"])
+    error = pickle.loads(pickle.dumps(caught.value))
+    assert (error.value, str(error)) == ("Unknown command", "Unknown command")
+    assert error.code is remctl.ErrorCode.UNKNOWN_COMMAND
+
+
+def test_check_returns_the_result_of_a_success(server: Server) -> None:
+    """check() gives the result itself when the status is 0."""
+    result = remctl.remctl(server.host, server.port, None, ["test", "hello"])
+    assert result.check() is result
+
+
+@pytest.mark.parametrize("status", [1, 255, 256, -1])
+def test_check_raises_for_any_other_status(status: int) -> None:
+    """check() raises RemctlStatusError, which has the result."""
+    result = remctl.RemctlSimpleResult(b"out", b"err", status)
+    with pytest.raises(remctl.RemctlStatusError) as caught:
+        result.check()
+    assert caught.value.result is result
+    assert str(caught.value) == f"command exited with status {status}"
+
+
+def test_results_compare_and_show_their_parts() -> None:
+    """S14: a result has three attributes, by name and by position."""
+    result = remctl.RemctlSimpleResult(stdout=b"\xff\0", stderr=None, status=7)
+    assert result == RESULT
+    assert result != remctl.RemctlSimpleResult(b"\xff\0", None, 0)
+    assert (result.stdout, result.stderr, result.status) == (b"\xff\0", None, 7)
+    shown = "RemctlSimpleResult(stdout=b'\\xff\\x00', stderr=None, status=7)"
+    assert repr(result) == shown
+
+
+def test_tokens_are_of_their_enums(server: Server) -> None:
+    """S34, S36, S41: streams and codes equal the ints, and have names."""
+    with remctl.Remctl(server.host, server.port) as client:
+        client.command(["test", "streams", "x"])
+        streams = {token.output: token.stream for token in client}
+        assert streams.pop(b"x") is remctl.Stream.STDOUT
+        assert streams[b"to standard error"] is remctl.Stream.STDERR
+        client.command(["no", "such"])
+        assert client.output().error is remctl.ErrorCode.UNKNOWN_COMMAND
+
+
+def test_enums_are_the_protocols_numbers() -> None:
+    """S34, S36, S41: the numbers of the protocol specification, as ints."""
+    assert {stream.name: stream.value for stream in remctl.Stream} == {
+        "STDOUT": 1,
+        "STDERR": 2,
+    }
+    assert {code.name: code.value for code in remctl.ErrorCode} == {
+        "INTERNAL": 1,
+        "BAD_TOKEN": 2,
+        "UNKNOWN_MESSAGE": 3,
+        "BAD_COMMAND": 4,
+        "UNKNOWN_COMMAND": 5,
+        "ACCESS": 6,
+        "TOOMANY_ARGS": 7,
+        "TOOMUCH_DATA": 8,
+        "UNEXPECTED_MESSAGE": 9,
+        "NO_HELP": 10,
+    }
+    assert all(
+        isinstance(number, int) and number == number.value
+        for enum in (remctl.Stream, remctl.ErrorCode)
+        for number in enum
+    )
+
+
+@copies
+def test_connections_cannot_be_copied(
+    client: remctl.Remctl, duplicate: Callable[[Any], Any]
+) -> None:
+    """Remctl refuses to be pickled or copied, open or not, and is none the worse."""
+    for one in (client, remctl.Remctl()):
+        with pytest.raises(TypeError, match=r"^cannot pickle 'Remctl' object$"):
+            duplicate(one)
+    assert client.run(["test", "hello"]).status == 0

@@ -1,0 +1,85 @@
+# SPDX-License-Identifier: MIT
+"""What users write, with the types that they get: checked by mypy, never run.
+
+A "type: ignore" marks what must not pass; where it does, mypy calls it unused.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Literal, Optional
+
+from typing_extensions import assert_type
+
+import _remctl
+import remctl
+
+if TYPE_CHECKING:
+    import os
+    import socket
+    from collections.abc import Iterator
+
+
+def one_command(path: os.PathLike[str], arguments: Iterator[str]) -> None:
+    result = remctl.remctl("host", command=["a", b"b", 3, path, bytearray(b"c")])
+    assert_type(result, remctl.RemctlSimpleResult)
+    assert_type(result.stdout, Optional[bytes])
+    assert_type(result.stderr, Optional[bytes])
+    assert_type(result.status, int)
+    assert_type(result.check(), remctl.RemctlSimpleResult)
+    remctl.remctl("host", "4373", None, arguments, timeout=0.5, ccache="c")
+    remctl.remctl("host", 4373, "host/host", ("a", "b"), source_ip="::1")
+    remctl.remctl(b"host", command=["a"])  # type: ignore[arg-type]
+    remctl.remctl("host", 4373.5, command=["a"])  # type: ignore[arg-type]
+    remctl.remctl("host", command=7)  # type: ignore[arg-type]
+    remctl.remctl("host", command=["a"], timeout="1")  # type: ignore[arg-type]
+    remctl.remctl("host", 0, None, ["a"], 1)  # type: ignore[call-arg]
+
+
+def many_commands(sock: socket.socket) -> None:
+    with remctl.Remctl("host", timeout=3) as client:
+        assert_type(client, remctl.Remctl)
+        assert_type(client.run(["a"]), remctl.RemctlSimpleResult)
+        for token in client:
+            assert_type(token, remctl.RemctlOutput)
+        kind, output, stream, status, error = client.output()
+        assert_type(kind, Literal["output", "status", "error", "done"])
+        assert_type(output, Optional[bytes])
+        assert_type(stream, Optional[int])
+        assert_type(status, Optional[int])
+        assert_type(error, Optional[int])
+        assert_type(client.noop(), bool)
+        assert_type(client.error(), str)
+        assert_type(client.opened, bool)
+        assert_type(client.fileno(), int)
+    client.open("host", sock=sock)
+    client.open(None)  # type: ignore[arg-type]
+    client.set_timeout(None)  # type: ignore[arg-type]
+    client.opened = True  # type: ignore[misc]
+    answer = client.command(["a"])  # type: ignore[func-returns-value]
+    assert_type(answer, None)
+
+
+def failures(failure: Exception) -> None:
+    if isinstance(failure, remctl.RemctlTimeoutError):
+        as_error: remctl.RemctlProtocolError = failure
+        assert_type(as_error.code, Optional[int])
+        as_timeout: TimeoutError = failure
+        raise as_timeout
+    if isinstance(failure, remctl.RemctlStatusError):
+        assert_type(failure.result, remctl.RemctlSimpleResult)
+    elif isinstance(failure, remctl.RemctlError):
+        assert_type(failure.value, str)
+
+
+def low_level() -> None:
+    handle = _remctl.remctl_new()
+    assert_type(_remctl.remctl_open(handle, "host", 0, None), int)
+    assert_type(_remctl.remctl_commandv(handle, [b"a"]), bool)
+    assert_type(_remctl.remctl_error(handle), str)
+    error, stdout, stderr, status = _remctl.remctl("host", 0, None, [b"a"])
+    assert_type(error, Optional[bytes])
+    assert_type(stdout, Optional[bytes])
+    assert_type(stderr, Optional[bytes])
+    assert_type(status, int)
+    _remctl.remctl_command(handle, ["a"])  # type: ignore[list-item]
+    _remctl.remctl_output("handle")  # type: ignore[arg-type]

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import os
+import sys
 import threading
 from typing import TYPE_CHECKING, Any, Callable, TypeVar
 
@@ -21,7 +22,7 @@ from remctl._waiting import block
 if TYPE_CHECKING:
     import socket
     from collections.abc import Iterable, Iterator
-    from types import TracebackType
+    from types import FrameType, TracebackType
 
     from typing_extensions import Self
 
@@ -395,10 +396,9 @@ class Remctl:
     def _start_anew(self) -> None:
         """Forget all connections and callers: in a new object or process."""
         self._connection = None
-        # Reentrant, so that a signal handler in the thread that holds it does
-        # not wait for itself: _busy turns it away instead.
+        # An RLock because it knows whether this thread holds it, which no flag
+        # of ours could say for certain: a signal may come at any moment.
         self._lock = threading.RLock()
-        self._busy = False
         self._pid = os.getpid()
 
     def _check_process(self) -> None:
@@ -419,14 +419,16 @@ class Remctl:
     def _exclusively(self, function: Callable[..., T], *arguments: object) -> T:
         """Call FUNCTION while no other thread uses the connection."""
         self._check_process()
+        while self._lock._is_owned():  # type: ignore[attr-defined]  # noqa: SLF001
+            self._check_not_in_use()
+            # Left behind: on PyPy and CPython 3.9 an interrupt can come between
+            # the end of a with block and the release of its lock.
+            self._lock.release()
         with self._lock:
-            if self._busy:
-                raise RemctlError("the object is in use by the interrupted call")
             self._drop_broken()  # where a second interrupt kept us from it
             closes = self._closes
             interrupted = False
             try:
-                self._busy = True
                 result = function(*arguments)
             except RemctlNotOpenedError:
                 raise
@@ -436,10 +438,20 @@ class Remctl:
                     self._error = str(error) or type(error).__name__
                 raise
             finally:
-                self._busy = False
                 self._drop_broken(interrupted)
             self._error = NO_ERROR
             return result
+
+    def _check_not_in_use(self) -> None:
+        """Turn away a signal handler that interrupted a call on this object."""
+        frame: FrameType | None = sys._getframe(2)  # noqa: SLF001 (no other way)
+        while frame is not None:
+            if (
+                frame.f_code is Remctl._exclusively.__code__
+                and frame.f_locals["self"] is self
+            ):
+                raise RemctlError("the object is in use by the interrupted call")
+            frame = frame.f_back
 
     def _drop_broken(self, interrupted: bool = False) -> None:
         """Close the connection if nobody knows what is on the wire."""

@@ -23,9 +23,15 @@ if TYPE_CHECKING:
 
 
 def connect(
-    host: str, port: int, source_ip: str | None, timeout: float
-) -> Steps[tuple[socket.socket, int]]:
-    """Connect to HOST; return the socket and its port.
+    host: str,
+    port: int,
+    source_ip: str | None,
+    timeout: float,
+    sockets: list[socket.socket],
+) -> Steps[int]:
+    """Connect to HOST; return the port.
+
+    The connected socket is the last of SOCKETS, which the caller closes.
 
     For port 0 tries the registered port, then the legacy one, and reports the
     first's error when both fail.  TIMEOUT seconds bound the name service, then
@@ -44,11 +50,11 @@ def connect(
     errors = []
     for number in ports:
         try:
-            sock = yield from connect_port(addresses, number, source_ip, timeout)
+            yield from connect_port(addresses, number, source_ip, timeout, sockets)
         except OSError as error:
             errors.append(error)
         else:
-            return sock, number
+            return number
     raise failure(cannot_connect, errors[0])
 
 
@@ -72,50 +78,50 @@ def resolve(host: str, timeout: float) -> Steps[list[Address]]:
 
 
 def connect_port(
-    addresses: list[Address], port: int, source_ip: str | None, timeout: float
-) -> Steps[socket.socket]:
+    addresses: list[Address],
+    port: int,
+    source_ip: str | None,
+    timeout: float,
+    sockets: list[socket.socket],
+) -> Steps[None]:
     """Connect to PORT on the first of ADDRESSES that answers, else OSError."""
     last_error = OSError(EAFNOSUPPORT, os.strerror(EAFNOSUPPORT))
     for family, address in addresses:
-        target = (address[0], port, *address[2:])
+        # In the caller's list at once, so that no interrupt can lose it.
+        sockets.append(socket.socket(family, socket.SOCK_STREAM))
         try:
-            return (yield from connect_address(family, target, source_ip, timeout))
+            if source_ip is not None:
+                sockets[-1].bind((source_ip, 0))
+            target = (address[0], port, *address[2:])
+            yield from connect_socket(sockets[-1], target, timeout)
         except OSError as error:
+            sockets[-1].close()
             last_error = error
+        else:
+            return
     raise last_error
 
 
-def connect_address(
-    family: socket.AddressFamily,
-    address: tuple[Any, ...],
-    source_ip: str | None,
-    timeout: float,
-) -> Steps[socket.socket]:
+def connect_socket(
+    sock: socket.socket, address: tuple[Any, ...], timeout: float
+) -> Steps[None]:
     """Connect to one address, else OSError."""
-    sock = socket.socket(family, socket.SOCK_STREAM)
-    try:
-        if source_ip is not None:
-            sock.bind((source_ip, 0))
-        # Not sock.connect(): PyPy's cannot stand a signal, and close() in
-        # another thread must be able to end the wait.
-        sock.setblocking(False)
-        code = sock.connect_ex(address)
-        if code == EINPROGRESS:
-            deadline = Deadline(timeout)
-            connected = Readiness(
-                sock.fileno(), select.POLLOUT, deadline, partial(shut_down, sock)
-            )
-            while not connected.ready:
-                if deadline.passed():
-                    raise TimeoutError(ETIMEDOUT, os.strerror(ETIMEDOUT))
-                yield connected
-            code = sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
-        if code:
-            raise OSError(code, os.strerror(code))
-    except BaseException:
-        sock.close()
-        raise
-    return sock
+    # Not sock.connect(): PyPy's cannot stand a signal, and close() in another
+    # thread must be able to end the wait.
+    sock.setblocking(False)
+    code = sock.connect_ex(address)
+    if code == EINPROGRESS:
+        deadline = Deadline(timeout)
+        connected = Readiness(
+            sock.fileno(), select.POLLOUT, deadline, partial(shut_down, sock)
+        )
+        while not connected.ready:
+            if deadline.passed():
+                raise TimeoutError(ETIMEDOUT, os.strerror(ETIMEDOUT))
+            yield connected
+        code = sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
+    if code:
+        raise OSError(code, os.strerror(code))
 
 
 def prepare(sock: socket.socket) -> None:

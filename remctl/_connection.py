@@ -107,13 +107,17 @@ class Connection:
             self._protocol1_ccache = os.environ.get("KRB5CCNAME")
         host = self._server.host
         port = None
-        if sock is None:
-            sock, port = yield from self._within_reach(
-                connect(host, self._server.port, self._source_ip, timeout)
-            )
-        with sock:
-            prepare(sock)
-            handle = self._new_handle(sock.fileno(), self._ccache)
+        sockets = [] if sock is None else [sock]
+        try:
+            if sock is None:
+                port = yield from self._within_reach(
+                    connect(host, self._server.port, self._source_ip, timeout, sockets)
+                )
+            prepare(sockets[-1])
+            handle = self._new_handle(sockets[-1].fileno(), self._ccache)
+        finally:
+            for each in sockets:
+                each.close()
         outcome = yield from self._in_time(
             run_in_thread(partial(lib.shim_open, handle), Deadline(timeout)),
             f"receiving token: timed out (no answer from {host} or its KDC)",

@@ -14,6 +14,7 @@ import re
 import socket
 import sys
 import threading
+import time
 from contextlib import ExitStack, contextmanager
 from functools import partial
 from pathlib import Path
@@ -48,9 +49,19 @@ class Stage(NamedTuple):
 
 
 def blocked(thread: threading.Thread) -> bool:
-    """Whether THREAD is where the package's calls wait, and nowhere else."""
-    frame = sys._current_frames().get(thread.ident or 0)
-    return frame is not None and frame.f_code.co_filename.endswith("_waiting.py")
+    """Whether THREAD is where the package's calls wait, and asleep in the kernel.
+
+    A signal that comes right before the system call does not end it.
+    """
+    seen = []
+    for _ in range(2):
+        frame = sys._current_frames().get(thread.ident or 0)
+        if frame is None or not frame.f_code.co_filename.endswith("_waiting.py"):
+            return False
+        status = Path(f"/proc/self/task/{thread.native_id}/status").read_text()
+        seen.append(re.findall(r"State:\s+S|ctxt_switches:.*", status))
+        time.sleep(0.01)
+    return len(seen[0]) == 3 and seen[0] == seen[1]
 
 
 def helpers() -> list[threading.Thread]:

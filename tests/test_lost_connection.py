@@ -220,10 +220,16 @@ def test_run_makes_no_result_without_a_status(
     assert caught.value.code is None
 
 
-@pytest.mark.parametrize("end", ["status", ["error", {"code": 5, "text": "no"}]])
 @pytest.mark.parametrize(
-    "surplus",
-    [["output", {"text": "late"}], "status", "replay", "noop", ["raw", {"hex": "00"}]],
+    ("end", "surplus"),
+    [
+        ("status", ["output", {"text": "late"}]),
+        ("status", "status"),
+        ("status", "replay"),
+        ("status", "noop"),
+        ("status", ["raw", {"hex": "00"}]),
+        (["error", {"code": 5, "text": "no"}], "status"),
+    ],
 )
 @pytest.mark.parametrize(
     "call", [lambda client: client.command(["x"]), lambda client: client.noop()]

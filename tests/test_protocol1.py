@@ -67,6 +67,7 @@ def check_lost(
             unusable()
     if error is not None:
         assert client.error() == str(error)
+    client.set_timeout(0)
     client.open(good.host, good.port)
     assert client.run(["test", "hello"]).stdout == b"hello world\n"
     client.close()
@@ -451,7 +452,7 @@ def test_a_time_out_bounds_each_command(
     """S24, S25: a silent protocol 1 server raises RemctlTimeoutError."""
     mute = scripted(SERVE, steps)
     client = remctl.Remctl(HOST, mute.port)
-    client.set_timeout(0.3)
+    client.set_timeout(0.5)
     with pytest.raises(remctl.RemctlTimeoutError, match="timed out") as caught:
         client.run(["x"])
     mute.wait_for(event, connection=1)
@@ -502,13 +503,7 @@ def test_a_command_can_be_stopped(  # noqa: PLR0917 (a table)
         client.run(["x"])
     thread.join()
     assert type(caught.value) is expected
-    assert (
-        client.error()
-        == {
-            interrupt: "KeyboardInterrupt",
-            close: "no currently open connection",
-        }[action]
-    )
+    assert client.error() == text
     check_lost(client, server)
     mute.close()
     wait_until(lambda: no_helpers() and descriptors() <= before)

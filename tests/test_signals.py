@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, Callable
 
 import pytest
 from stages import PRINCIPAL, STAGES, Stage, helpers
-from support import descriptors, run_python, wait_until
+from support import COMMANDS, descriptors, run_python, wait_until
 
 import remctl
 
@@ -124,7 +124,10 @@ def test_ctrl_c_ends_a_program(options: tuple[str, ...], scripted: Start) -> Non
         remctl.remctl("127.0.0.1", {server.port}, {PRINCIPAL!r}, ["test", "x"])
     """
     with subprocess.Popen(
-        [sys.executable, *options, "-c", program], stderr=subprocess.PIPE, text=True
+        [sys.executable, *options, "-c", program],
+        stderr=subprocess.PIPE,
+        text=True,
+        cwd=COMMANDS,
     ) as process:
         server.wait_for("command")
         process.send_signal(signal.SIGINT)
@@ -146,7 +149,6 @@ def storm(request: pytest.FixtureRequest) -> Iterator[list[Any]]:
     """
     then: list[Callable[[], object]] = []
     count = 0
-    end = threading.Event()
 
     def handle(*_: object) -> None:
         nonlocal count
@@ -154,22 +156,23 @@ def storm(request: pytest.FixtureRequest) -> Iterator[list[Any]]:
         if count % 300 == 0 and then:
             then.pop()()
 
-    def have_children() -> None:
-        while not end.is_set():
-            subprocess.run(["true"], check=True)
-
-    with ExitStack() as stack:
-        if request.param == "timer":
-            stack.enter_context(handler(signal.SIGALRM, handle))
-            stack.callback(signal.setitimer, signal.ITIMER_REAL, 0)
+    if request.param == "timer":
+        with handler(signal.SIGALRM, handle):
             signal.setitimer(signal.ITIMER_REAL, 0.001, 0.001)
-        else:
-            stack.enter_context(handler(signal.SIGCHLD, handle))
-            thread = threading.Thread(target=have_children)
-            stack.callback(thread.join)
-            stack.callback(end.set)
-            thread.start()
-        yield then
+            yield then
+            signal.setitimer(signal.ITIMER_REAL, 0)
+        return
+    # Sent from outside, as a child's own goes to the thread that started it.
+    program = f"""if True:
+        import os, signal, time
+        while True:
+            os.kill({os.getpid()}, signal.SIGCHLD)
+            time.sleep(0.001)
+    """
+    with handler(signal.SIGCHLD, handle):
+        with subprocess.Popen([sys.executable, "-c", program]) as process:
+            yield then
+            process.kill()
 
 
 # pytest-timeout's default method has SIGALRM for itself.
@@ -217,7 +220,11 @@ def test_signals_do_not_disturb_large_transfers(
             lambda client: client.run(["test", "echo", LARGE]).stdout == LARGE,
         ),
         (
-            ["handshake", "read", ["output", {"text": "1234", "chunk": 1, "delay": 0.02}]]
+            [
+                "handshake",
+                "read",
+                ["output", {"text": "1234", "chunk": 1, "delay": 0.02}],
+            ]
             + ["barrier", ["status", {"status": 7}], "hang"],
             lambda client: client.run(["test", "x"]).stdout == b"1234",
         ),
@@ -286,8 +293,11 @@ def own_reply(client: remctl.Remctl, mark: object) -> bool:
 
 
 @pytest.mark.parametrize(
-    "name", ["open", "run", "large run", "command", "output", "noop", "close"]
+    "name", ["open", "run", "command", "output", "noop", "close"]
 )
+# A socket that no variable has yet is closed by its finalizer.
+@pytest.mark.filterwarnings("ignore:unclosed <socket:ResourceWarning")
+@pytest.mark.filterwarnings("ignore:Exception ignored in. <socket")
 def test_handler_that_raises_at_any_line_leaves_nothing_behind(
     name: str, server: Server
 ) -> None:
@@ -297,7 +307,6 @@ def test_handler_that_raises_at_any_line_leaves_nothing_behind(
     calls: dict[str, Callable[[], object]] = {
         "open": lambda: client.open(*here),
         "run": lambda: client.run(["test", "args", "interrupted"]),
-        "large run": lambda: client.run(["test", "bytes", 100_000]),
         "command": lambda: client.command(["test", "args", "interrupted"]),
         "output": client.output,
         "noop": client.noop,
@@ -360,7 +369,7 @@ def test_handler_that_raises_at_random_leaves_nothing_behind(server: Server) -> 
         seen = {True: 0, False: 0}
         for turn in range(250):
             shots = generator.choice([1, 1, 2, 3])
-            moment = generator.uniform(1e-6, duration)
+            moment = generator.uniform(1e-6, 2 * duration)
             signal.setitimer(signal.ITIMER_REAL, moment, 50e-6)
             try:
                 if not client.opened:

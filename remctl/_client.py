@@ -343,7 +343,13 @@ class Remctl:
     def opened(self) -> bool:
         """Whether there is an open connection, as far as is known without I/O."""
         connection = self._connection
-        return connection is not None and connection.established and connection.usable
+        return (
+            connection is not None
+            and connection.established
+            and connection.usable
+            # Else interrupts have kept us from closing it: the next call does.
+            and (not connection.in_flight or self._in_use())
+        )
 
     def fileno(self) -> int:
         """Return the connection's descriptor, to wait on but not to read from.
@@ -419,21 +425,28 @@ class Remctl:
     def _exclusively(self, function: Callable[..., T], *arguments: object) -> T:
         """Call FUNCTION while no other thread uses the connection."""
         self._check_process()
+        if self._interrupted_call():
+            raise RemctlError("the object is in use by the interrupted call")
         while self._lock._is_owned():  # type: ignore[attr-defined]  # noqa: SLF001
-            self._check_not_in_use()
             # Left behind: on PyPy and CPython 3.9 an interrupt can come between
             # the end of a with block and the release of its lock.
             self._lock.release()
         with self._lock:
             self._drop_broken()  # where a second interrupt kept us from it
             closes = self._closes
-            interrupted = False
+            interrupted = True
             try:
                 result = function(*arguments)
-            except RemctlNotOpenedError:
+                interrupted = False
+            except RemctlError as error:
+                interrupted = False
+                # Not over the text that tells why there is no connection.
+                if self._closes == closes and not isinstance(
+                    error, RemctlNotOpenedError
+                ):
+                    self._error = error.value
                 raise
             except BaseException as error:
-                interrupted = not isinstance(error, RemctlError)
                 if self._closes == closes:
                     self._error = str(error) or type(error).__name__
                 raise
@@ -442,16 +455,28 @@ class Remctl:
             self._error = NO_ERROR
             return result
 
-    def _check_not_in_use(self) -> None:
-        """Turn away a signal handler that interrupted a call on this object."""
+    def _interrupted_call(self) -> bool:
+        """Whether a signal handler has interrupted a call on this object."""
+        if not self._lock._is_owned():  # type: ignore[attr-defined]  # noqa: SLF001
+            return False
         frame: FrameType | None = sys._getframe(2)  # noqa: SLF001 (no other way)
         while frame is not None:
             if (
                 frame.f_code is Remctl._exclusively.__code__
                 and frame.f_locals["self"] is self
             ):
-                raise RemctlError("the object is in use by the interrupted call")
+                return True
             frame = frame.f_back
+        return False
+
+    def _in_use(self) -> bool:
+        """Whether a call on this object is under way, in any thread."""
+        if self._interrupted_call():
+            return True
+        if not self._lock.acquire(blocking=False):
+            return True
+        self._lock.release()
+        return False
 
     def _drop_broken(self, interrupted: bool = False) -> None:
         """Close the connection if nobody knows what is on the wire."""

@@ -8,8 +8,8 @@ it came or the deadline passed.  block() drives them in the calling thread.
 
 from __future__ import annotations
 
+import _thread
 import select
-import threading
 import time
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any, Callable, TypeVar, Union
@@ -81,13 +81,14 @@ class Call:
         self._function = function
         self._result: Any = None
         self._error: BaseException | None = None
-        self._wakeup = threading.Lock()
+        self._wakeup = _thread.allocate_lock()
         self._wakeup.acquire()
 
     def start(self) -> None:
         """Start the helper thread."""
         try:
-            threading.Thread(target=self._run, name="remctl", daemon=True).start()
+            # Not threading.Thread, which an interrupt can leave half started.
+            _thread.start_new_thread(self._run, ())
         except RuntimeError:
             # No thread to be had: the interpreter is going down, or a limit
             # is reached.  Better a call that cannot be interrupted than none.

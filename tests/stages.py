@@ -64,9 +64,9 @@ def blocked(thread: threading.Thread) -> bool:
     return len(seen[0]) == 3 and seen[0] == seen[1]
 
 
-def helpers() -> list[threading.Thread]:
-    """Return the package's own threads."""
-    return [thread for thread in threading.enumerate() if thread.name == "remctl"]
+def threads() -> int:
+    """Return how many threads this process has, helpers in C included."""
+    return len(list(Path("/proc/self/task").iterdir()))
 
 
 def nothing(*_: object) -> None:
@@ -114,7 +114,7 @@ def resolving(_: Callable[..., ScriptedServer]) -> Iterator[Stage]:
 
 @contextmanager
 def asking_kdc(_: Callable[..., ScriptedServer]) -> Iterator[Stage]:
-    """A mute KDC, which the client has to ask for a ticket; restores no environment."""
+    """A mute KDC, which the client has to ask for a ticket."""
     with ExitStack() as stack:
         server, kdc = (
             stack.enter_context(socket.create_server(("127.0.0.1", 0))) for _ in "12"

@@ -195,6 +195,24 @@ def test_default_ports_both_failing(port: int | None) -> None:
     assert str(protocol_error.value) == text
 
 
+@pytest.mark.parametrize(
+    ("deaf", "text"),
+    [(4373, "Connection timed out"), (4444, "Connection refused")],
+)
+def test_default_ports_failing_in_different_ways(deaf: int, text: str) -> None:
+    """S3: the first port's error, where the other one has another."""
+    host = loopback_address()
+    with socket.create_server((host, deaf), backlog=0) as listener, ExitStack() as full:
+        for _ in range(3):
+            waiting = full.enter_context(socket.socket())
+            waiting.setblocking(False)
+            waiting.connect_ex(listener.getsockname())
+        with pytest.raises(remctl.RemctlError) as caught:
+            remctl.Remctl(host, timeout=0.3)
+    assert str(caught.value) == f"cannot connect to {host} (port 4373): {text}"
+    assert isinstance(caught.value, TimeoutError) == (deaf == 4373)
+
+
 def test_given_port_is_the_only_one(server: Server) -> None:
     """S3: no other port is tried for an explicit one."""
     host = loopback_address()

@@ -17,9 +17,9 @@ if TYPE_CHECKING:
 
 Port = Union[int, str, SupportsIndex, None]
 
-# remctld takes no larger command, and answers one with an error for each of
-# its tokens, which would be read as replies to later commands.
-MAX_COMMAND = 100 * 1024 * 1024
+# remctld refuses 100 MiB, with an error for each token that it did not want,
+# which would be read as replies to later commands.
+MAX_COMMAND = 100 * 1024 * 1024 - 1
 
 
 class Server(NamedTuple):

@@ -348,7 +348,7 @@ class Remctl:
             and connection.established
             and connection.usable
             # Else interrupts have kept us from closing it: the next call does.
-            and (not connection.in_flight or self._in_use())
+            and (not connection.broken or self._in_use())
         )
 
     def fileno(self) -> int:
@@ -482,7 +482,7 @@ class Remctl:
         """Close the connection if nobody knows what is on the wire."""
         connection = self._connection
         if connection is not None and (
-            connection.in_flight or (interrupted and connection.pending)
+            connection.broken or (interrupted and connection.pending)
         ):
             connection.close()
             self._connection = None
@@ -494,8 +494,11 @@ class Remctl:
         self._connection = connection
         block(connection.open(self._timeout, sock))
 
-    def _command(self, arguments: list[bytes]) -> None:
-        block(self._opened_connection().command(arguments, self._timeout))
+    def _command(self, arguments: list[bytes], must_finish: bool = False) -> None:
+        connection = self._opened_connection()
+        if not connection.pending:
+            connection.must_finish = must_finish
+        block(connection.command(arguments, self._timeout))
 
     def _output(self) -> RemctlOutput:
         connection = self._connection
@@ -507,7 +510,7 @@ class Remctl:
         return token
 
     def _run(self, arguments: list[bytes]) -> RemctlSimpleResult:
-        self._command(arguments)
+        self._command(arguments, must_finish=True)
         reply = Reply()
         while True:
             result = reply.add(self._output())

@@ -45,9 +45,8 @@ class Connection:
     """One connection, opened once.
 
     ``established``: open() has succeeded.  ``pending``: the reply to a command
-    is unread.  ``in_flight``: an operation has begun and not ended.  If that is
-    so after an exception, nobody knows what is on the wire, and who drove the
-    steps must close the connection.
+    is unread.  ``in_flight``: an operation has begun and not ended.
+    ``must_finish``: the reply is to be read to its end or not at all.
     """
 
     def __init__(
@@ -57,6 +56,7 @@ class Connection:
         self.established = False
         self.pending = False
         self.in_flight = False
+        self.must_finish = False
         self._server = server
         self._ccache = ccache
         self._source_ip = source_ip
@@ -72,6 +72,14 @@ class Connection:
         # With a protocol 1 server: its port, and whose tickets to use.
         self._protocol1_port: int | None = None
         self._protocol1_ccache: str | None = None
+
+    @property
+    def broken(self) -> bool:
+        """Whether an exception has left nobody knows what on the wire.
+
+        Who drives the steps must close the connection then.
+        """
+        return self.in_flight or (self.pending and self.must_finish)
 
     @property
     def alive(self) -> bool:

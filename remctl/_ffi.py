@@ -41,14 +41,14 @@ def new_connection(
 
     Raises MemoryError, or OSError when there is no descriptor to be had.
     """
-    connection = lib.shim_new(
-        fd, to_c(host), to_c(principal), to_c(ccache), to_c(source_ip)
-    )
-    if connection == ffi.NULL:
+    connection = ffi.gc(ffi.new("shim_connection *"), lib.shim_free, CONNECTION_SIZE)
+    if not lib.shim_init(
+        connection, fd, to_c(host), to_c(principal), to_c(ccache), to_c(source_ip)
+    ):
         if ffi.errno == ENOMEM:
             raise MemoryError
         raise OSError(ffi.errno, os.strerror(ffi.errno))
-    return ffi.gc(connection, lib.shim_free, CONNECTION_SIZE)
+    return connection
 
 
 def unsupported_ccache(ccache: str) -> str | None:

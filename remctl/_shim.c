@@ -3,11 +3,11 @@
  * The C side of a connection: what must happen in one call without the GIL,
  * or cannot be said from Python.
  *
- * A shim_connection owns all C memory of one connection: the struct remctl,
- * the host and principal strings that libremctl keeps pointers to, the
- * caller's descriptor, and the text and data that the last call left.  It is
- * allocated by shim_new() and freed by shim_free(), which Python calls from
- * its garbage collector; shim_close() ends the connection before that.
+ * A shim_connection owns all that C has of one connection: the struct remctl,
+ * the host and principal strings that libremctl keeps pointers to, the two
+ * descriptors, and the text and data that the last call left.  The struct
+ * itself is Python's, whose garbage collector calls shim_free() to free what
+ * it owns; shim_close() ends the connection before that.
  *
  * Only one thread at a time may call shim_open*, shim_command, shim_output
  * and shim_noop on a connection (Remctl's lock sees to that).  Any thread may
@@ -291,7 +291,6 @@ shim_free(shim_connection *c)
     free(c->principal);
     free(c->data);
     free(c->error);
-    free(c);
 }
 
 
@@ -320,18 +319,15 @@ duplicate(int fd, bool *failed)
 
 /* Make a connection out of a connected, blocking socket, which stays the
  * caller's: the connection has two duplicates of it, one for libremctl.  A
- * SOCKET of -1 is for protocol 1.  Returns NULL, with errno set, when out of
+ * SOCKET of -1 is for protocol 1.  C is all zero, and has its finalizer, so
+ * that no interrupt can come between.  Returns 0, with errno set, when out of
  * memory or descriptors. */
-static shim_connection *
-shim_new(int socket, const char *host, const char *principal,
-         const char *ccache, const char *source)
+static int
+shim_init(shim_connection *c, int socket, const char *host,
+          const char *principal, const char *ccache, const char *source)
 {
-    shim_connection *c;
     bool failed = false;
 
-    c = calloc(1, sizeof(*c));
-    if (c == NULL)
-        return NULL;
     c->fd = -1;
     c->library_fd = -1;
     c->mark = 1;
@@ -352,14 +348,7 @@ shim_new(int socket, const char *host, const char *principal,
         c->fd = duplicate(socket, &failed);
         c->library_fd = duplicate(socket, &failed);
     }
-    if (failed) {
-        int reason = errno;
-
-        shim_free(c);
-        errno = reason;
-        return NULL;
-    }
-    return c;
+    return !failed;
 }
 
 /* End the connection, from any thread, without blocking.  Whoever is inside

@@ -55,7 +55,7 @@ class Connection:
         """Do no I/O."""
         self.established = False
         self.pending = False
-        self.in_flight = False
+        self.in_flight = True  # opening it
         self.must_finish = False
         self._server = server
         self._ccache = ccache
@@ -109,7 +109,6 @@ class Connection:
 
     def open(self, timeout: float, sock: socket.socket | None = None) -> Steps[None]:
         """Connect and authenticate (remctl_open_fd), over SOCK if there is one."""
-        self.in_flight = True
         self._protocol1_ccache = self._ccache
         if self._ccache is None:
             self._protocol1_ccache = os.environ.get("KRB5CCNAME")

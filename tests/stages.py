@@ -9,6 +9,7 @@ what the package cannot reach: a helper thread inside libc, libkrb5 or libremctl
 
 from __future__ import annotations
 
+import gc
 import os
 import re
 import socket
@@ -20,13 +21,14 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Callable, NamedTuple
 
-from support import wait_until
+from support import descriptors, wait_until
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from remctl import Remctl
     from scripted import ScriptedServer
+
+    from remctl import Remctl
 
 PRINCIPAL = "host/localhost@KRBTEST.COM"
 LARGE = b"x" * 16_000_000
@@ -64,9 +66,19 @@ def blocked(thread: threading.Thread) -> bool:
     return len(seen[0]) == 3 and seen[0] == seen[1]
 
 
-def threads() -> int:
-    """Return how many threads this process has, helpers in C included."""
-    return len(list(Path("/proc/self/task").iterdir()))
+def in_use() -> tuple[int, int]:
+    """Return how many descriptors and threads there are, helpers in C included."""
+    return descriptors(), len(list(Path("/proc/self/task").iterdir()))
+
+
+def wait_for_release(before: tuple[int, int]) -> None:
+    """Wait until no more is in use than BEFORE."""
+
+    def released() -> bool:
+        gc.collect()
+        return all(now <= then for now, then in zip(in_use(), before))
+
+    wait_until(released)
 
 
 def nothing(*_: object) -> None:

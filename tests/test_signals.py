@@ -3,23 +3,20 @@
 
 from __future__ import annotations
 
-import gc
 import hashlib
 import os
-import random
 import signal
 import subprocess
 import sys
 import threading
 import time
-from contextlib import ExitStack, contextmanager, suppress
-from functools import partial
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Callable
 
 import pytest
-from stages import PRINCIPAL, STAGES, Stage, threads
-from support import COMMANDS, descriptors, run_python, wait_until
+from stages import PRINCIPAL, STAGES, Stage, in_use, wait_for_release
+from support import COMMANDS, run_python
 
 import remctl
 
@@ -89,7 +86,7 @@ def own_reply(client: remctl.Remctl, mark: object) -> bool:
 
 def test_ctrl_c_ends_a_call_at_once(stage: Stage, server: Server, _warm: None) -> None:
     """S43: KeyboardInterrupt at once; not open then; open() works; nothing leaks."""
-    before = descriptors(), threads()
+    before = in_use()
     client = remctl.Remctl()
     stage.prepare(client)
     with signal_once_in(stage, signal.SIGINT) as sent:
@@ -107,7 +104,7 @@ def test_ctrl_c_ends_a_call_at_once(stage: Stage, server: Server, _warm: None) -
     assert own_reply(client, "again")
     client.close()
     stage.let_go()
-    wait_until(lambda: (descriptors(), threads()) == before)
+    wait_for_release(before)
 
 
 @pytest.mark.parametrize("options", [(), ("-X", "dev")])
@@ -292,7 +289,7 @@ def test_handler_that_raises_at_any_line_leaves_nothing_behind(
     name: str, server: Server
 ) -> None:
     """Not opened, or in step: the next run() gives its own reply; open() works."""
-    before = descriptors(), threads()
+    before = in_use()
     client = remctl.Remctl()
     here = (server.host, server.port)
     calls: dict[str, Callable[[], object]] = {
@@ -324,8 +321,7 @@ def test_handler_that_raises_at_any_line_leaves_nothing_behind(
     client.open(*here)
     assert own_reply(client, "end")
     client.close()
-    gc.collect()
-    wait_until(lambda: (descriptors(), threads()) == before)
+    wait_for_release(before)
 
 
 def test_handler_that_raises_at_random_leaves_nothing_behind(server: Server) -> None:
@@ -490,7 +486,7 @@ def test_lost_connection_does_not_kill(end: str, scripted: Start) -> None:
     """A program that has set SIGPIPE to SIG_DFL survives all use of a lost connection."""
     server = scripted(*(["handshake", *steps, end] for steps, _ in LOST.values()))
     program = [
-        f"""if True:
+        """if True:
         import gc, select, signal
         import remctl
         signal.signal(signal.SIGPIPE, signal.SIG_DFL)

@@ -337,6 +337,7 @@ class Remctl:
         After close() it is "no currently open connection".  Wrong arguments
         do not count.  Never blocks.
         """
+        self._check_process()
         return self._error
 
     @property

@@ -81,6 +81,7 @@ class Call:
         self._function = function
         self._result: Any = None
         self._error: BaseException | None = None
+        self._claim = _thread.allocate_lock()
         self._wakeup = _thread.allocate_lock()
         self._wakeup.acquire()
 
@@ -92,15 +93,20 @@ class Call:
         except RuntimeError:
             # No thread to be had: the interpreter is going down, or a limit
             # is reached.  Better a call that cannot be interrupted than none.
-            self._run()
+            # Or else it is a signal handler's own error.
+            if not self._run():
+                raise
 
-    def _run(self) -> None:
+    def _run(self) -> bool:
+        if not self._claim.acquire(blocking=False):
+            return False  # never twice
         try:
             self._result = self._function()
         except BaseException as error:  # noqa: BLE001 (the caller raises it)
             self._error = error
         self.finished = True
         self.cancel()
+        return True
 
     def cancel(self) -> None:
         """Wake the caller up, from any thread or signal handler."""

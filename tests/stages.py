@@ -114,7 +114,7 @@ def resolving(_: Callable[..., ScriptedServer]) -> Iterator[Stage]:
         return getaddrinfo(host, *arguments, **options)
 
     # Python's, not the package's: a test cannot change the machine's name service.
-    socket.getaddrinfo = mute
+    socket.getaddrinfo = mute  # type: ignore[assignment]  # as the test needs it
     try:
         yield Stage(
             nothing, lambda client: client.open("mute.invalid", 1), asked.wait, end.set

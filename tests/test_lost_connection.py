@@ -49,14 +49,17 @@ def lost(client: remctl.Remctl, good: Server, call: Callable[[], object]) -> str
     return cause
 
 
-def logged(server: ScriptedServer, *names: str) -> list[dict[str, Any]]:
-    """Return the server's events of these names."""
-    return [event for event in server.events if event["event"] in names]
+def logged(server: ScriptedServer, name: str) -> list[dict[str, Any]]:
+    """Return the events of that name; end the server, to have them all."""
+    server.close()
+    return [event for event in server.events if event["event"] == name]
 
 
 def gone(server: ScriptedServer) -> None:
     """Wait until the server sees that the connection has ended."""
-    wait_until(lambda: len(logged(server, "eof", "reset")) > 0)
+    wait_until(
+        lambda: any(event["event"] in ("eof", "reset") for event in server.events)
+    )
 
 
 def ioctl(fd: int, request: int) -> int:
@@ -74,7 +77,8 @@ def test_a_handshake_that_is_broken_off(
     broken = scripted([["handshake", {"stop": [how, after]}]])
     client = remctl.Remctl()
     text = lost(client, server, lambda: client.open(HOST, broken.port))
-    assert "token: " in text
+    # A reset that is quicker than we are is one of the connecting.
+    assert text.endswith((EOF, "Connection reset by peer"))
 
 
 @pytest.mark.parametrize(
@@ -350,19 +354,20 @@ def test_an_error_for_a_command_of_several_tokens(
     client.close()
 
 
-def test_an_error_for_the_largest_command_of_one_token(scripted: Scripted) -> None:
-    """Hazard 37: one token means one error, and the connection stays usable."""
+@pytest.mark.parametrize(("size", "tokens"), [(65_515, 1), (65_516, 2)])
+def test_an_error_at_the_limit_of_one_token(
+    scripted: Scripted, size: int, tokens: int
+) -> None:
+    """Hazard 37: one token has one error, and the connection stays usable then."""
     error = ["error", {"code": 5, "text": "no"}]
-    strict = scripted(["handshake", "read", error, "serve"])
-    largest = b"x" * (64 * 1024 - 4 - 4 - 2 * 4 - 1)
+    strict = scripted(["handshake", "read", "echo", "read", error, "serve"])
+    command = ["x", "", b"x" * size]
     with remctl.Remctl(HOST, strict.port) as client:
-        client.command(["x", largest])
-        assert client.output() == ("error", b"no", None, None, 5)
-        assert client.opened
-        assert client.run(["x", "y", "z"]).stdout == b"z"
-        assert client.run(["x", "", largest[4:]]).stdout == largest[4:]
-        assert client.run(["x", "", largest[3:]]).stdout == largest[3:]
-    assert [event["tokens"] for event in logged(strict, "command")] == [1, 1, 1, 2]
+        assert client.run(command).stdout == command[2]
+        client.command(command)
+        assert tuple(client.output()) == ("error", b"no", None, None, 5)
+        assert client.opened == (tokens == 1)
+    assert [event["tokens"] for event in logged(strict, "command")] == [tokens] * 2
 
 
 @pytest.mark.parametrize(
@@ -397,7 +402,7 @@ def test_errors_of_any_code_and_text(
             client.run(["x"])
         assert caught.value.code == code
         assert str(caught.value) == text.decode("utf-8", "backslashreplace")
-        assert client.error() == (str(caught.value) or "RemctlProtocolError")
+        assert client.error() == caught.value.value == str(caught.value)
         assert client.run(["x", "y", "z"]).stdout == b"z"
 
 

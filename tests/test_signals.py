@@ -483,7 +483,7 @@ LOST: dict[str, tuple[list[Any], str]] = {
 
 @pytest.mark.parametrize("end", ["close", "reset"])
 def test_lost_connection_does_not_kill(end: str, scripted: Start) -> None:
-    """A program that has set SIGPIPE to SIG_DFL survives all use of a lost connection."""
+    """A program that has set SIGPIPE to SIG_DFL survives a lost connection."""
     server = scripted(*(["handshake", *steps, end] for steps, _ in LOST.values()))
     program = [
         """if True:
@@ -520,7 +520,7 @@ def test_lost_connection_does_not_kill(end: str, scripted: Start) -> None:
 
 @pytest.mark.parametrize("pending", [True, False])
 def test_blocked_signals_stay_as_they_are(pending: bool, scripted: Start) -> None:
-    """A SIGPIPE of the program's own stays pending, ours does not, and no mask changes."""
+    """A SIGPIPE of the program's own stays pending; no mask changes."""
     server = scripted(["handshake", "reset"])
     result = run_python(
         f"""

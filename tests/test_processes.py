@@ -1,0 +1,375 @@
+# SPDX-License-Identifier: MIT
+"""Fork, multiprocessing, programs started, and the interpreter's end."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from textwrap import dedent
+from typing import TYPE_CHECKING, Any, Callable
+
+import pytest
+from stages import PRINCIPAL
+from support import run_python
+
+import remctl
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from remctl.testing import Server
+
+    Start = Callable[..., Any]
+
+# Python 3.12 warns of a fork where there are threads.
+QUIET = ("-W", "ignore:This process:DeprecationWarning")
+
+FORK = """
+import atexit, gc, os, signal, socket, sys, threading, time
+from pathlib import Path
+import remctl
+
+host, port, file = sys.argv[1], int(sys.argv[2]), Path(sys.argv[3])
+
+# At its exit a forked child would wait for its parent's watchdog.
+faulthandler.cancel_dump_traceback_later()
+faulthandler.register(signal.SIGALRM, chain=True)
+
+def fork():
+    child = os.fork()
+    signal.alarm(50)
+    return child
+
+def wait(child):
+    status = os.waitpid(child, 0)[1]
+    assert status == 0, status
+
+def refused(function, *arguments):
+    try:
+        function(*arguments)
+    except remctl.RemctlNotOpenedError as error:
+        assert str(error) == "no currently open connection", error
+    else:
+        raise AssertionError(function)
+
+def open_and_run():
+    with remctl.Remctl(host, port) as own:
+        assert own.run(["test", "hello"]).stdout == b"hello world\\n"
+
+def background(function, *arguments):
+    thread = threading.Thread(target=function, args=arguments, daemon=True)
+    thread.start()
+    while True:
+        frame = sys._current_frames().get(thread.ident)
+        if frame and frame.f_code.co_filename.endswith("_waiting.py"):
+            return thread
+        time.sleep(0.01)
+"""
+
+# What a child does with its parent's connection.
+USES = {
+    "nothing": "",
+    "methods": """
+        assert client.opened is False
+        for call in (client.output, client.noop, client.fileno, list):
+            refused(call, *([client] if call is list else []))
+        refused(client.command, ["test", "hello"])
+        refused(client.run, ["test", "hello"])
+        assert client.error() == "no currently open connection"
+        client.set_timeout(5)
+    """,
+    "error": "assert client.error() == 'no currently open connection'",
+    "close": """
+        client.close()
+        client.close()
+        assert client.error() == "no currently open connection"
+    """,
+    "drop": "del client; gc.collect(); gc.collect()",
+    "with": "client.__exit__(None, None, None)",
+    "init": "client.__init__()",
+    "open": """
+        client.open(host, port)
+        assert client.run(["test", "hello"]).stdout == b"hello world\\n"
+        assert client.noop()
+    """,
+    "own": "open_and_run()",
+    "one-shot": "assert remctl.remctl(host, port, None, ['test', 'hello']).status == 0",
+}
+
+
+def check(
+    program: str,
+    *arguments: object,
+    output: str = "",
+    options: tuple[str, ...] = QUIET,
+) -> None:
+    """Run a program that ends well and says nothing else, nor do its children."""
+    result = run_python(program, *arguments, options=options)
+    assert result.stderr == ""
+    assert result.stdout == output
+    assert result.returncode == 0
+
+
+@pytest.mark.parametrize("end", ["os._exit(0)", "sys.exit()"])
+def test_forked_child_neither_uses_nor_disturbs_the_connection(
+    end: str, server: Server, tmp_path: Path
+) -> None:
+    """S45: the parent reads on in the middle of a reply, whatever children do."""
+    program = FORK + "client = remctl.Remctl(host, port)\n"
+    for name, use in USES.items():
+        program += f"""
+client.command(["test", "wait-for", file, {name!r}])
+assert client.output().output == {(name + chr(10)).encode()!r}
+child = fork()
+if child == 0:
+    exec({dedent(use)!r})
+    {end}
+wait(child)
+file.touch()
+assert client.output().output == b"done\\n"
+assert client.output().type == "status"
+assert client.run(["test", "hello"]).stdout == b"hello world\\n"
+assert client.noop()
+file.unlink()
+"""
+    check(program, server.host, server.port, tmp_path / "file")
+
+
+def test_forked_child_leaves_an_idle_connection_alone(scripted: Start) -> None:
+    """S45: the server hears nothing of a child that closes, drops and exits."""
+    server = scripted(["handshake", "wait_eof"])
+    program = f"""
+{FORK}
+client = remctl.Remctl(host, port, {PRINCIPAL!r})
+child = fork()
+if child == 0:
+    client.close()
+    del client
+    gc.collect()
+    sys.exit()
+wait(child)
+print("child has ended", flush=True)
+client.command(["test", "x"])
+client.close()
+"""
+    check(program, "127.0.0.1", server.port, "", output="child has ended\n")
+    server.wait_for("eof")
+    events = [event["event"] for event in server.events]
+    assert events == ["listening", "accepted", "handshake", "command", "eof"]
+
+
+def test_connection_ends_when_the_parent_closes_it(scripted: Start) -> None:
+    """A child that has not touched the object does not keep it open."""
+    server = scripted(["handshake", "wait_eof"], ["handshake", "wait_eof"])
+    script = f"""if True:
+        import os, sys
+        import remctl
+        client = remctl.Remctl("127.0.0.1", {server.port}, {PRINCIPAL!r})
+        if os.fork() == 0:
+            sys.stdin.read()
+            os._exit(0)
+        client.close()
+        os.wait()
+    """
+    with subprocess.Popen(
+        [sys.executable, "-c", script], stdin=subprocess.PIPE, cwd="/"
+    ) as process:
+        server.wait_for("quit", 0)
+        server.wait_for("eof", 0)
+        process.communicate(timeout=20)
+
+
+def test_fork_while_another_thread_uses_the_object(
+    server: Server, tmp_path: Path
+) -> None:
+    """A lock that another thread holds at the fork stays behind."""
+    program = (
+        FORK
+        + """
+client = remctl.Remctl(host, port)
+client.command(["test", "wait-for", file])
+client.output()
+tokens = []
+thread = background(lambda: tokens.extend(client))
+child = fork()
+if child == 0:
+    refused(client.output)
+    client.open(host, port)
+    assert client.run(["test", "hello"]).stdout == b"hello world\\n"
+    client.close()
+    open_and_run()
+    sys.exit()
+wait(child)
+file.touch()
+thread.join()
+assert [token.type for token in tokens] == ["output", "status"], tokens
+assert client.run(["test", "hello"]).status == 0
+"""
+    )
+    check(program, server.host, server.port, tmp_path / "file")
+
+
+def test_child_of_a_child(server: Server, tmp_path: Path) -> None:
+    """A connection belongs to the process that opened it, down the line."""
+    program = (
+        FORK
+        + """
+first = remctl.Remctl(host, port)
+child = fork()
+if child == 0:
+    second = remctl.Remctl(host, port)
+    child = fork()
+    if child == 0:
+        refused(first.noop)
+        refused(second.noop)
+        first.open(host, port)
+        assert first.noop()
+        sys.exit()
+    wait(child)
+    refused(first.noop)
+    assert second.noop()
+    sys.exit()
+wait(child)
+assert first.noop()
+"""
+    )
+    check(program, server.host, server.port, tmp_path / "file")
+
+
+@pytest.mark.parametrize("method", ["fork", "spawn", "forkserver"])
+def test_multiprocessing(method: str, server: Server) -> None:
+    """Results and exceptions come back from processes; connections do not go there."""
+    results = [
+        remctl.RemctlSimpleResult(None, None, 7),
+        remctl.RemctlSimpleResult(b"x\0", None, 0),
+    ]
+    error = remctl.RemctlProtocolError("Unknown command", remctl.ErrorCode(5))
+    refusal = "cannot pickle 'Remctl' object"
+    check(
+        """
+        import multiprocessing, sys
+        import remctl
+
+        if __name__ == "__main__":
+            host, port = sys.argv[1], int(sys.argv[2])
+            client = remctl.Remctl(host, port)
+            with multiprocessing.get_context(sys.argv[3]).Pool(2) as pool:
+                calls = [
+                    pool.apply_async(remctl.remctl, [host, port, None, command])
+                    for command in (["test", "status", "7"], ["test", "args", "x"])
+                ]
+                print([call.get(30) for call in calls])
+                try:
+                    pool.apply(remctl.remctl, [host, port, None, ["unknown"]])
+                except remctl.RemctlProtocolError as error:
+                    print(repr(error), int(error.code))
+                try:
+                    pool.apply(remctl.Remctl.noop, [client])
+                except TypeError as error:
+                    print(error)
+            assert client.run(["test", "hello"]).stdout == b"hello world\\n"
+        """,
+        server.host,
+        server.port,
+        method,
+        output=f"{results}\n{error!r} {int(error.code or 0)}\n{refusal}\n",
+    )
+
+
+def test_programs_started_do_not_inherit_the_connection(server: Server) -> None:
+    """Its descriptors are closed on exec, so that close() is the end of it."""
+    listing = ["ls", "/proc/self/fd"]
+
+    def inherited() -> bytes:
+        return subprocess.run(
+            listing, close_fds=False, capture_output=True, check=True
+        ).stdout
+
+    before = inherited()
+    with remctl.Remctl(server.host, server.port) as client:
+        assert inherited() == before
+        client.command(["test", "hello"])
+        assert inherited() == before
+
+
+# The interpreter's end
+
+ENDINGS = {
+    "open": "client.run(['test', 'hello'])",
+    "reply unread": "client.command(['test', 'bytes', 1_000_000]); client.output()",
+    "command running": "client.command(['test', 'wait-for', file])",
+    "closed": "client.close()",
+    "object in a cycle": "cycle = [client]; cycle.append(cycle); del client, cycle",
+    "object in a module": "remctl.client = sys.client = client",
+    "thread in output()": "client.command(['test', 'wait-for', file]);"
+    "background(list, client)",
+    "thread in a large write": "background(mute.command, ['test', b'x' * 16_000_000])",
+    "thread in noop()": "background(mute.noop)",
+    "thread in open()": "background(client.open, '127.0.0.1', silent.getsockname()[1])",
+    "command at exit": "atexit.register(client.run, ['test', 'append', log, name])",
+    "one-shot at exit": "atexit.register("
+    "remctl.remctl, host, port, None, ['test', 'append', log, name])",
+    "close at exit": "atexit.register(client.close)",
+    "open at exit": "atexit.register(client.open, host, port)",
+    "own finalizer": "own = Own(); own.client = client; own.own = own; del own, client",
+    "exception": "raise SystemExit(0)",
+}
+
+
+@pytest.mark.parametrize("options", [(), ("-X", "dev"), ("-W", "error")], ids=" ".join)
+def test_interpreter_exit_is_silent(
+    options: tuple[str, ...], server: Server, scripted: Start, tmp_path: Path
+) -> None:
+    """S45: status 0 and nothing on stderr, whatever is open and whoever is blocked."""
+    mute_server = scripted(["handshake", "stop_reading"])
+    file, log = tmp_path / "file", tmp_path / "log"
+    program = f"""
+{FORK}
+
+mute_port, log = sys.argv[4:]
+
+class Own:
+    def __del__(self):
+        self.client.close()
+
+for name, ending in {ENDINGS!r}.items():
+    reader, writer = os.pipe()
+    if fork() == 0:
+        # Like a program of its own, but for the time that starting it takes.
+        os.dup2(writer, 1)
+        os.dup2(writer, 2)
+        os.close(reader)
+        os.close(writer)
+        client = remctl.Remctl(host, port)
+        mute = remctl.Remctl("127.0.0.1", mute_port, {PRINCIPAL!r})
+        silent = socket.create_server(("127.0.0.1", 0))
+        exec(ending)
+        sys.exit()
+    os.close(writer)
+    with open(reader) as output:
+        text = output.read()
+    status = os.wait()[1]
+    if text or status:
+        print(name, status, text)
+"""
+    arguments = (server.host, server.port, file, mute_server.port, log)
+    check(program, *arguments, options=(*options, *QUIET))
+    assert log.read_text().splitlines() == ["command at exit", "one-shot at exit"]
+    file.touch()
+
+
+def test_exit_of_a_program_that_never_forked(server: Server) -> None:
+    """S45: an open connection and an unread reply, under all of Python's checks."""
+    check(
+        """
+        import sys
+        import remctl
+        idle = remctl.Remctl(sys.argv[1], sys.argv[2])
+        assert idle.run(["test", "hello"]).status == 0
+        busy = remctl.Remctl(sys.argv[1], sys.argv[2])
+        busy.command(["test", "bytes", 1_000_000])
+        """,
+        server.host,
+        server.port,
+        options=("-X", "dev", "-W", "error"),
+    )

@@ -9,6 +9,8 @@ it came or the deadline passed.  block() drives them in the calling thread.
 from __future__ import annotations
 
 import _thread
+import atexit
+import os
 import select
 import time
 from contextlib import suppress
@@ -23,6 +25,32 @@ T = TypeVar("T")
 
 # Waits are cut here, far below what poll() and locks take at most.
 LONGEST_WAIT = 3600.0
+
+# How long a call may hold up the interpreter's exit: one that is waiting for
+# the KDC cannot be ended, and does no harm asleep.
+LONGEST_EXIT = 0.2
+
+
+# The calls that are inside their function, in this process.
+running: set[Call] = set()
+# Those that the interpreter's exit has cut short.
+stopped: set[Call] = set()
+os.register_at_fork(after_in_child=running.clear)
+
+
+@atexit.register
+def end_calls() -> None:
+    """Get helper threads out of the Kerberos library before it is torn down.
+
+    Their callers are left waiting: what they would say, nobody asked for.
+    """
+    for call in list(running):
+        if call.stop is not None:
+            stopped.add(call)
+            call.stop()
+    deadline = Deadline(LONGEST_EXIT)
+    while stopped & running and not deadline.passed():
+        time.sleep(0.001)
 
 
 class Deadline:
@@ -74,9 +102,15 @@ class Call:
     and its result is dropped.
     """
 
-    def __init__(self, function: Callable[[], Any], deadline: Deadline) -> None:
-        """Run FUNCTION; wait for it until DEADLINE."""
+    def __init__(
+        self,
+        function: Callable[[], Any],
+        deadline: Deadline,
+        stop: Callable[[], None] | None = None,
+    ) -> None:
+        """Run FUNCTION; wait for it until DEADLINE; STOP makes it end, at exit."""
         self.deadline = deadline
+        self.stop = stop
         self.finished = False
         self._function = function
         self._result: Any = None
@@ -100,12 +134,15 @@ class Call:
     def _run(self) -> bool:
         if not self._claim.acquire(blocking=False):
             return False  # never twice
+        running.add(self)
         try:
             self._result = self._function()
         except BaseException as error:  # noqa: BLE001 (the caller raises it)
             self._error = error
-        self.finished = True
-        self.cancel()
+        running.discard(self)
+        if self not in stopped:
+            self.finished = True
+            self.cancel()
         return True
 
     def cancel(self) -> None:
@@ -132,9 +169,13 @@ def wait_for(wait: Wait) -> Steps[None]:
     yield wait
 
 
-def run_in_thread(function: Callable[[], T], deadline: Deadline) -> Steps[T]:
+def run_in_thread(
+    function: Callable[[], T],
+    deadline: Deadline,
+    stop: Callable[[], None] | None = None,
+) -> Steps[T]:
     """Run FUNCTION in a helper thread; TimeoutError when DEADLINE passes first."""
-    call = Call(function, deadline)
+    call = Call(function, deadline, stop)
     call.start()
     while not call.finished:
         if deadline.passed():

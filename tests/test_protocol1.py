@@ -11,12 +11,13 @@ import os
 import signal
 import socket
 import threading
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Callable
 
 import pytest
-from stages import in_use, wait_for_release
-from support import run_python
+from stages import blocked, in_use, wait_for_release
+from support import run_python, wait_until
 
 import remctl
 
@@ -515,6 +516,7 @@ def test_a_command_can_be_stopped(  # noqa: PLR0917 (a table)
 
     def act() -> None:
         mute.wait_for(event, connection=1)
+        wait_until(partial(blocked, threading.main_thread()))
         action(client)
 
     thread = threading.Thread(target=act)

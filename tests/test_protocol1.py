@@ -101,6 +101,17 @@ def test_each_command_has_a_connection_and_its_own_status(scripted: Scripted) ->
     assert logged(server, "accepted") == list(range(len(STATUSES) + 1))
 
 
+def test_a_commands_connection_ends_with_its_reply(scripted: Scripted) -> None:
+    """S48: nothing is left open for a later command."""
+    answer = ["read", "mic", ["result1", {"text": "a"}], "wait_eof"]
+    server = scripted(SERVE, [P1, *answer])
+    with remctl.Remctl(HOST, server.port) as client:
+        client.command(["x"])
+        assert [token.type for token in client] == ["output", "status"]
+        server.wait_for("eof", connection=1)
+        assert client.opened
+
+
 def test_run_gives_every_status_and_the_whole_output(scripted: Scripted) -> None:
     """S48, S16: run() on protocol 1; a whole argument comes back as sent."""
     server = scripted(*serving(STATUSES))

@@ -126,11 +126,7 @@ class Connection:
             for each in sockets:
                 each.close()
         outcome = yield from self._in_time(
-            run_in_thread(
-                partial(lib.shim_open, handle),
-                Deadline(timeout),
-                partial(lib.shim_close, handle),
-            ),
+            run_in_thread(partial(lib.shim_open, handle), Deadline(timeout)),
             f"receiving token: timed out (no answer from {host} or its KDC)",
         )
         if outcome == lib.SHIM_UNSUPPORTED:
@@ -362,7 +358,7 @@ def while_moving(
     TimeoutError when none has for TIMEOUT seconds, measured to a tenth of it.
     """
     step = timeout and max(timeout / 10, 0.001)
-    call = Call(function, Deadline(step), partial(lib.shim_close, handle))
+    call = Call(function, Deadline(step))
     call.start()
     progress = lib.shim_progress(handle)
     deadline = Deadline(timeout)

@@ -53,9 +53,9 @@ def new_connection(
 
 def unsupported_ccache(ccache: str) -> str | None:
     """Return why the GSS-API library cannot use CCACHE, or None if it can."""
-    remctl = ffi.gc(lib.remctl_new(), lib.remctl_close)
-    if remctl == ffi.NULL:
-        raise MemoryError
-    if lib.remctl_set_ccache(remctl, to_c(ccache)):
+    connection = ffi.gc(ffi.new("shim_connection *"), lib.shim_free)
+    if lib.shim_init(connection, -1, ffi.NULL, ffi.NULL, to_c(ccache), ffi.NULL):
         return None
-    return to_text(lib.remctl_error(remctl))
+    if connection.error == ffi.NULL:
+        raise MemoryError
+    return to_text(connection.error)

@@ -12,7 +12,8 @@
  * Only one thread at a time may call shim_open*, shim_command, shim_output
  * and shim_noop on a connection (Remctl's lock sees to that).  Any thread may
  * call shim_close() at any time: the connection is then shut down at once and
- * freed by whoever leaves it last.
+ * freed by whoever leaves it last.  Whatever calls into libremctl does so
+ * between begin_call() and end_call().
  */
 
 #include <errno.h>
@@ -69,7 +70,7 @@ enum shim_outcome {
     SHIM_NO_MEMORY
 };
 
-typedef struct {
+typedef struct shim_connection {
     /* What the last call left. */
     int type; /* enum remctl_output_type */
     int stream;
@@ -91,7 +92,125 @@ typedef struct {
     pid_t pid; /* the process that may use it */
     atomic_int users; /* one for being open, one for each call inside */
     atomic_bool closing;
+    atomic_bool inside;    /* libremctl, in some thread */
+    atomic_bool finalized; /* who leaves it frees all that is left */
+    atomic_bool results_freed;
+    struct shim_connection *previous, *next; /* of those inside libremctl */
 } shim_connection;
+
+
+/* exit() tears libkrb5 down under threads that are still inside.  So our
+ * destructor, which comes before libkrb5's, ends their calls, and no thread
+ * comes in, or back to an interpreter that is gone, any more. */
+static struct {
+    pthread_mutex_t mutex;
+    shim_connection *first;
+    bool exiting;
+} calls = {PTHREAD_MUTEX_INITIALIZER, NULL, false};
+
+/* How long a call may hold up the exit: one that is waiting for the KDC cannot
+ * be ended, and does no harm asleep. */
+#define LONGEST_EXIT_MS 200
+
+static void
+park(void)
+{
+    for (;;)
+        pause();
+}
+
+static void
+begin_call(shim_connection *c)
+{
+    bool exiting;
+
+    pthread_mutex_lock(&calls.mutex);
+    exiting = calls.exiting;
+    if (!exiting) {
+        c->previous = NULL;
+        c->next = calls.first;
+        if (c->next != NULL)
+            c->next->previous = c;
+        calls.first = c;
+        atomic_store(&c->inside, true);
+    }
+    pthread_mutex_unlock(&calls.mutex);
+    if (exiting)
+        park();
+}
+
+static void
+end_call(shim_connection *c)
+{
+    bool exiting;
+
+    pthread_mutex_lock(&calls.mutex);
+    exiting = calls.exiting;
+    if (c->next != NULL)
+        c->next->previous = c->previous;
+    if (c->previous != NULL)
+        c->previous->next = c->next;
+    else
+        calls.first = c->next;
+    atomic_store(&c->inside, false);
+    pthread_mutex_unlock(&calls.mutex);
+    if (exiting)
+        park();
+}
+
+static bool
+calls_left(void)
+{
+    bool left;
+
+    pthread_mutex_lock(&calls.mutex);
+    left = calls.first != NULL;
+    pthread_mutex_unlock(&calls.mutex);
+    return left;
+}
+
+__attribute__((destructor)) static void
+end_calls(void)
+{
+    const struct timespec millisecond = {0, 1000000};
+    shim_connection *c;
+    int i;
+
+    pthread_mutex_lock(&calls.mutex);
+    calls.exiting = true;
+    for (c = calls.first; c != NULL; c = c->next)
+        if (c->fd >= 0)
+            shutdown(c->fd, SHUT_RDWR);
+    pthread_mutex_unlock(&calls.mutex);
+    for (i = 0; i < LONGEST_EXIT_MS && calls_left(); i++)
+        nanosleep(&millisecond, NULL);
+}
+
+/* A forked child has none of its parent's calls. */
+static void
+before_fork(void)
+{
+    pthread_mutex_lock(&calls.mutex);
+}
+
+static void
+after_fork_in_parent(void)
+{
+    pthread_mutex_unlock(&calls.mutex);
+}
+
+static void
+after_fork_in_child(void)
+{
+    calls.first = NULL;
+    pthread_mutex_unlock(&calls.mutex);
+}
+
+__attribute__((constructor)) static void
+watch_forks(void)
+{
+    pthread_atfork(before_fork, after_fork_in_parent, after_fork_in_child);
+}
 
 
 /* Keep every signal away from this thread while libremctl writes or blocks:
@@ -194,6 +313,17 @@ fits_send_buffer(const shim_connection *c, size_t length)
 }
 
 
+/* What outlives the connection, for the caller to read. */
+static void
+free_results(shim_connection *c)
+{
+    if (atomic_exchange(&c->results_freed, true))
+        return;
+    drop_data(c);
+    free(c->error);
+    c->error = NULL;
+}
+
 /* Free what the connection holds of libremctl and of the kernel.  Called when
  * nobody is inside any more.  remctl_close() says QUIT: politely where that
  * cannot block, else into a socket that is shut down already. */
@@ -205,9 +335,14 @@ end_connection(shim_connection *c)
     if (c->fd >= 0 && !(c->idle && fits_send_buffer(c, TOKEN_OVERHEAD)))
         shutdown(c->fd, SHUT_RDWR);
     hold_signals(&guard);
+    begin_call(c);
     remctl_close(c->remctl);
+    end_call(c);
     release_signals(&guard);
     c->remctl = NULL;
+    free(c->host);
+    free(c->principal);
+    c->host = c->principal = NULL;
     if (!c->handed_over && c->library_fd >= 0)
         close(c->library_fd);
     if (c->fd >= 0)
@@ -225,7 +360,9 @@ forget_connection(shim_connection *c)
 {
     struct stat ours, theirs;
 
-    c->remctl = NULL;
+    free(c->host);
+    free(c->principal);
+    c->host = c->principal = NULL;
     if (c->fd < 0)
         return;
     if (fstat(c->fd, &ours) == 0 && fstat(c->library_fd, &theirs) == 0
@@ -247,7 +384,7 @@ shim_hold(shim_connection *c)
     if (c->pid != getpid())
         return 0;
     do {
-        if (users == 0)
+        if (users <= 0)
             return 0;
     } while (!atomic_compare_exchange_weak(&c->users, &users, users + 1));
     return 1;
@@ -257,8 +394,21 @@ shim_hold(shim_connection *c)
 static void
 shim_release(shim_connection *c)
 {
-    if (atomic_fetch_sub(&c->users, 1) == 1)
+    if (atomic_fetch_sub(&c->users, 1) != 1)
+        return;
+    end_connection(c);
+    if (atomic_load(&c->finalized))
+        free_results(c);
+}
+
+/* Free what a finalized connection has left, when nobody is inside.  Users may
+ * be left over: interrupts make Python forget a shim_release(). */
+static void
+finish(shim_connection *c)
+{
+    if (atomic_exchange(&c->users, 0) > 0)
         end_connection(c);
+    free_results(c);
 }
 
 /* Enter a call.  The order matters: shim_close() marks first and counts users
@@ -272,25 +422,18 @@ enter(shim_connection *c)
         shim_release(c);
         return false;
     }
+    begin_call(c);
     return true;
 }
 
-
-/* The finalizer: nobody can be inside any more.  Takes no lock, never blocks,
- * runs no Python. */
 static void
-shim_free(shim_connection *c)
+leave(shim_connection *c)
 {
-    if (c->remctl != NULL) {
-        if (c->pid == getpid())
-            end_connection(c);
-        else
-            forget_connection(c);
-    }
-    free(c->host);
-    free(c->principal);
-    free(c->data);
-    free(c->error);
+    end_call(c);
+    if (atomic_load(&c->finalized))
+        finish(c);
+    else
+        shim_release(c);
 }
 
 
@@ -321,7 +464,7 @@ duplicate(int fd, bool *failed)
  * caller's: the connection has two duplicates of it, one for libremctl.  A
  * SOCKET of -1 is for protocol 1.  C is all zero, and has its finalizer, so
  * that no interrupt can come between.  Returns 0, with errno set, when out of
- * memory or descriptors. */
+ * memory or descriptors, or with an error when CCACHE cannot be used. */
 static int
 shim_init(shim_connection *c, int socket, const char *host,
           const char *principal, const char *ccache, const char *source)
@@ -337,13 +480,17 @@ shim_init(shim_connection *c, int socket, const char *host,
     errno = ENOMEM;
     c->host = copy_or_null(host, &failed);
     c->principal = copy_or_null(principal, &failed);
+    begin_call(c);
     c->remctl = remctl_new();
     if (c->remctl == NULL)
         failed = true;
-    if (!failed && ccache != NULL)
-        failed = !remctl_set_ccache(c->remctl, ccache);
+    if (!failed && ccache != NULL && !remctl_set_ccache(c->remctl, ccache)) {
+        fail_as_libremctl(c);
+        failed = true;
+    }
     if (!failed && source != NULL)
         failed = !remctl_set_source_ip(c->remctl, source);
+    end_call(c);
     if (!failed && socket >= 0) {
         c->fd = duplicate(socket, &failed);
         c->library_fd = duplicate(socket, &failed);
@@ -365,6 +512,22 @@ shim_close(shim_connection *c)
     if (atomic_load(&c->users) > 1 && c->fd >= 0)
         shutdown(c->fd, SHUT_RDWR);
     shim_release(c);
+}
+
+/* The finalizer.  Takes no lock of Python's, never blocks, runs no Python.  In
+ * a garbage collection the finalizers of other objects may use the connection
+ * after this, and threads that these started may be inside. */
+static void
+shim_free(shim_connection *c)
+{
+    if (c->pid == 0)
+        return; /* an interrupt has kept shim_init() from being called */
+    atomic_store(&c->finalized, true);
+    shim_close(c);
+    if (c->pid != getpid())
+        free_results(c);
+    else if (!atomic_load(&c->inside))
+        finish(c);
 }
 
 /* Whether the server chose protocol 1, which libremctl does not tell.  Before
@@ -404,7 +567,7 @@ shim_open(shim_connection *c)
         outcome = SHIM_OK;
     }
     release_signals(&guard);
-    shim_release(c);
+    leave(c);
     return outcome;
 }
 
@@ -433,7 +596,7 @@ shim_open_protocol1(shim_connection *c, unsigned short port, time_t timeout)
     else
         outcome = SHIM_OK;
     release_signals(&guard);
-    shim_release(c);
+    leave(c);
     return outcome;
 }
 
@@ -479,12 +642,12 @@ shim_command(shim_connection *c, const char *data, const size_t *lengths,
         && (c->fd < 0 || !fits_send_buffer(c, total)))
         outcome = SHIM_BLOCKS;
     if (outcome != SHIM_OK) {
-        shim_release(c);
+        leave(c);
         return outcome;
     }
     vector = calloc(count, sizeof(*vector));
     if (vector == NULL) {
-        shim_release(c);
+        leave(c);
         return SHIM_NO_MEMORY;
     }
     for (i = 0; i < count; i++) {
@@ -498,7 +661,7 @@ shim_command(shim_connection *c, const char *data, const size_t *lengths,
         outcome = fail_as_libremctl(c);
     release_signals(&guard);
     free(vector);
-    shim_release(c);
+    leave(c);
     return outcome;
 }
 
@@ -636,7 +799,7 @@ shim_output(shim_connection *c, int may_block)
         if (outcome == SHIM_OK)
             outcome = read_token(c);
     }
-    shim_release(c);
+    leave(c);
     return outcome;
 }
 
@@ -674,7 +837,7 @@ shim_noop(shim_connection *c)
         outcome = SHIM_UNSUPPORTED;
     if (outcome == SHIM_OK || outcome == SHIM_UNSUPPORTED)
         c->idle = true;
-    shim_release(c);
+    leave(c);
     return outcome;
 }
 
@@ -699,7 +862,7 @@ shim_silence(shim_connection *c)
     double silence = -1;
 
 #ifdef __linux__
-    if (enter(c)) {
+    if (shim_hold(c)) {
         struct tcp_info info;
 
         if (c->fd >= 0 && get_tcp_info(c, &info))
@@ -721,7 +884,7 @@ shim_progress(shim_connection *c)
     unsigned long long progress = 0;
 
 #ifdef __linux__
-    if (enter(c)) {
+    if (shim_hold(c)) {
         struct tcp_info info;
 
         if (c->fd >= 0 && get_tcp_info(c, &info))

@@ -9,9 +9,8 @@ it came or the deadline passed.  block() drives them in the calling thread.
 from __future__ import annotations
 
 import _thread
-import atexit
-import os
 import select
+import threading
 import time
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any, Callable, TypeVar, Union
@@ -26,31 +25,9 @@ T = TypeVar("T")
 # Waits are cut here, far below what poll() and locks take at most.
 LONGEST_WAIT = 3600.0
 
-# How long a call may hold up the interpreter's exit: one that is waiting for
-# the KDC cannot be ended, and does no harm asleep.
-LONGEST_EXIT = 0.2
-
-
-# The calls that are inside their function, in this process.
-running: set[Call] = set()
-# Those that the interpreter's exit has cut short.
-stopped: set[Call] = set()
-os.register_at_fork(after_in_child=running.clear)
-
-
-@atexit.register
-def end_calls() -> None:
-    """Get helper threads out of the Kerberos library before it is torn down.
-
-    Their callers are left waiting: what they would say, nobody asked for.
-    """
-    for call in list(running):
-        if call.stop is not None:
-            stopped.add(call)
-            call.stop()
-    deadline = Deadline(LONGEST_EXIT)
-    while stopped & running and not deadline.passed():
-        time.sleep(0.001)
+# In the main thread they are cut here: Python looks for signals, and then
+# begins to wait, and a Ctrl-C between the two would not end the wait.
+LONGEST_DEAFNESS = 0.2
 
 
 class Deadline:
@@ -61,10 +38,12 @@ class Deadline:
         self.when = time.monotonic() + timeout if timeout else None
 
     def remaining(self) -> float:
-        """Return the seconds to wait now, 0 when the deadline has passed."""
+        """Return the seconds to wait at most now, 0 when it has passed."""
+        in_main_thread = _thread.get_ident() == threading.main_thread().ident
+        longest = LONGEST_DEAFNESS if in_main_thread else LONGEST_WAIT
         if self.when is None:
-            return LONGEST_WAIT
-        return min(max(self.when - time.monotonic(), 0.0), LONGEST_WAIT)
+            return longest
+        return min(max(self.when - time.monotonic(), 0.0), longest)
 
     def passed(self) -> bool:
         """Whether the deadline has passed."""
@@ -102,15 +81,9 @@ class Call:
     and its result is dropped.
     """
 
-    def __init__(
-        self,
-        function: Callable[[], Any],
-        deadline: Deadline,
-        stop: Callable[[], None] | None = None,
-    ) -> None:
-        """Run FUNCTION; wait for it until DEADLINE; STOP makes it end, at exit."""
+    def __init__(self, function: Callable[[], Any], deadline: Deadline) -> None:
+        """Run FUNCTION; wait for it until DEADLINE."""
         self.deadline = deadline
-        self.stop = stop
         self.finished = False
         self._function = function
         self._result: Any = None
@@ -134,15 +107,12 @@ class Call:
     def _run(self) -> bool:
         if not self._claim.acquire(blocking=False):
             return False  # never twice
-        running.add(self)
         try:
             self._result = self._function()
         except BaseException as error:  # noqa: BLE001 (the caller raises it)
             self._error = error
-        running.discard(self)
-        if self not in stopped:
-            self.finished = True
-            self.cancel()
+        self.finished = True
+        self.cancel()
         return True
 
     def cancel(self) -> None:
@@ -169,13 +139,9 @@ def wait_for(wait: Wait) -> Steps[None]:
     yield wait
 
 
-def run_in_thread(
-    function: Callable[[], T],
-    deadline: Deadline,
-    stop: Callable[[], None] | None = None,
-) -> Steps[T]:
+def run_in_thread(function: Callable[[], T], deadline: Deadline) -> Steps[T]:
     """Run FUNCTION in a helper thread; TimeoutError when DEADLINE passes first."""
-    call = Call(function, deadline, stop)
+    call = Call(function, deadline)
     call.start()
     while not call.finished:
         if deadline.passed():

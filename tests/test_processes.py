@@ -359,6 +359,31 @@ for name, ending in {ENDINGS!r}.items():
     file.touch()
 
 
+def test_exit_while_threads_are_busy(server: Server, tmp_path: Path) -> None:
+    """S45: daemon threads that never stop calling do not disturb the exit."""
+    check(
+        f"""
+{FORK}
+import random
+
+def work():
+    while True:
+        remctl.Remctl(host, port).run(["test", "digest", bytes(5_000_000)])
+
+for turn in range(40):
+    if fork() == 0:
+        for _ in range(2):
+            threading.Thread(target=work, daemon=True).start()
+        time.sleep(random.random() / 20)
+        sys.exit()
+    wait(-1)
+""",
+        server.host,
+        server.port,
+        tmp_path,
+    )
+
+
 def test_exit_of_a_program_that_never_forked(server: Server) -> None:
     """S45: an open connection and an unread reply, under all of Python's checks."""
     check(

@@ -107,6 +107,23 @@ def test_ctrl_c_ends_a_call_at_once(stage: Stage, server: Server, _warm: None) -
     wait_for_release(before)
 
 
+def test_ctrl_c_that_another_thread_takes(stage: Stage) -> None:
+    """The kernel gives it to any thread; the wait of the main one goes on then."""
+    client = remctl.Remctl()
+    stage.prepare(client)
+
+    def take() -> None:
+        stage.wait_for(threading.main_thread())
+        signal.pthread_kill(threading.get_ident(), signal.SIGINT)
+
+    thread = threading.Thread(target=take)
+    thread.start()
+    with pytest.raises(KeyboardInterrupt):
+        stage.call(client)
+    thread.join()
+    assert not client.opened
+
+
 @pytest.mark.parametrize("options", [(), ("-X", "dev")])
 def test_ctrl_c_ends_a_program(options: tuple[str, ...], scripted: Start) -> None:
     """A program in the one-shot call dies of SIGINT, with Python's own traceback."""

@@ -61,9 +61,14 @@ def background(function, *arguments):
     thread = threading.Thread(target=function, args=arguments, daemon=True)
     thread.start()
     while thread.is_alive():
-        frame = sys._current_frames().get(thread.ident)
+        frames = sys._current_frames()
+        frame = frames.get(thread.ident)
         if frame and frame.f_code.co_filename.endswith("_waiting.py"):
-            return thread
+            wait = frame.f_locals.get("self")
+            # Some CPythons crash in a thread that starts during their exit.
+            running = "_run" in [frame.f_code.co_name for frame in frames.values()]
+            if type(wait).__name__ == "Readiness" or running:
+                return thread
         time.sleep(0.01)
 """
 

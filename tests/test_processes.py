@@ -61,13 +61,11 @@ def background(function, *arguments):
     thread = threading.Thread(target=function, args=arguments, daemon=True)
     thread.start()
     while thread.is_alive():
-        frames = sys._current_frames()
-        frame = frames.get(thread.ident)
+        frame = sys._current_frames().get(thread.ident)
         if frame and frame.f_code.co_filename.endswith("_waiting.py"):
-            wait = frame.f_locals.get("self")
             # Some CPythons crash in a thread that starts during their exit.
-            running = "_run" in [frame.f_code.co_name for frame in frames.values()]
-            if type(wait).__name__ == "Readiness" or running:
+            claim = getattr(frame.f_locals.get("self"), "_claim", None)
+            if claim is None or claim.locked():
                 return thread
         time.sleep(0.01)
 """

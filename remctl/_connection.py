@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import math
 import os
+import random
 import select
 from functools import partial
 from typing import TYPE_CHECKING, Callable
@@ -19,7 +20,14 @@ from remctl._connect import connect, prepare
 from remctl._exceptions import RemctlError, RemctlTimeoutError
 from remctl._ffi import ffi, lib, new_connection, to_text
 from remctl._results import ErrorCode, RemctlOutput, Stream
-from remctl._waiting import Call, Deadline, Readiness, run_in_thread, wait_for
+from remctl._waiting import (
+    Call,
+    Deadline,
+    Readiness,
+    pause,
+    run_in_thread,
+    wait_for,
+)
 
 if TYPE_CHECKING:
     import socket
@@ -35,6 +43,10 @@ ERROR_CODES = {int(code): code for code in ErrorCode}
 # The protocol's largest message less its first four octets: a command that
 # is longer, counted as the arguments' wire_size(), goes in several tokens.
 ONE_TOKEN = 64 * 1024 - 4
+
+# What a server that is too busy to accept a connection, and resets it, is given
+# to recover: seconds at most, before each new try.  remctld's queue has five.
+PAUSES = [0.02 * 2**turn for turn in range(1, 8)]
 
 # The servers, by host and port, that have spoken protocol 2 or later with this
 # process.  Which one a server speaks, a single unauthenticated bit tells.
@@ -113,22 +125,30 @@ class Connection:
         if self._ccache is None:
             self._protocol1_ccache = os.environ.get("KRB5CCNAME")
         host = self._server.host
-        port = None
-        sockets = [] if sock is None else [sock]
-        try:
-            if sock is None:
-                port = yield from self._within_reach(
-                    connect(host, self._server.port, self._source_ip, timeout, sockets)
+        port = yield from self._connect(timeout, sock)
+        deadline = Deadline(timeout)
+        for longest_pause in (*PAUSES, None):
+            handle = self._open_handle()
+            outcome = yield from self._in_time(
+                run_in_thread(partial(lib.shim_open, handle), deadline),
+                f"receiving token: timed out (no answer from {host} or its KDC)",
+            )
+            if (
+                port is None
+                or outcome != lib.SHIM_FAILED
+                or not lib.shim_was_reset(handle)
+            ):
+                break
+            if longest_pause is None or deadline.passed():
+                raise RemctlError(
+                    f"{host} (port {port}) resets connections before it answers: "
+                    "its queue of new connections may be full"
                 )
-            prepare(sockets[-1])
-            handle = self._new_handle(sockets[-1].fileno(), self._ccache)
-        finally:
-            for each in sockets:
-                each.close()
-        outcome = yield from self._in_time(
-            run_in_thread(partial(lib.shim_open, handle), Deadline(timeout)),
-            f"receiving token: timed out (no answer from {host} or its KDC)",
-        )
+            self._drop_handle()
+            # At random, so that many clients do not come back all at once.
+            seconds = random.uniform(0.001, longest_pause)  # noqa: S311 (no secret)
+            yield from self._within_reach(pause(seconds))
+            port = yield from self._connect(timeout)
         if outcome == lib.SHIM_UNSUPPORTED:
             self._become_protocol1(port)
         elif outcome == lib.SHIM_OK:
@@ -225,6 +245,25 @@ class Connection:
     def _check_no_reply_pending(self) -> None:
         if self.pending:
             raise RemctlError("the reply to the last command is not read to its end")
+
+    def _connect(
+        self, timeout: float, sock: socket.socket | None = None
+    ) -> Steps[int | None]:
+        """Make a handle of SOCK, or of a new socket, and return its port."""
+        port = None
+        sockets = [] if sock is None else [sock]
+        try:
+            if sock is None:
+                host, number, _ = self._server
+                port = yield from self._within_reach(
+                    connect(host, number, self._source_ip, timeout, sockets)
+                )
+            prepare(sockets[-1])
+            self._new_handle(sockets[-1].fileno(), self._ccache)
+        finally:
+            for each in sockets:
+                each.close()
+        return port
 
     def _new_handle(self, fd: int, ccache: str | None) -> ShimConnection:
         host, _, principal = self._server

@@ -39,6 +39,7 @@
 #ifdef __linux__
 #    include <linux/sockios.h> /* SIOCOUTQ */
 #    include <linux/tcp.h>     /* the whole struct tcp_info */
+#    define TCP_STATE_CLOSE 7  /* in a header that this one excludes */
 #else
 #    include <netinet/tcp.h>
 #endif
@@ -571,6 +572,40 @@ shim_open(shim_connection *c)
     return outcome;
 }
 
+#ifdef __linux__
+static bool
+get_tcp_info(const shim_connection *c, struct tcp_info *info)
+{
+    socklen_t length = sizeof(*info);
+
+    memset(info, 0, sizeof(*info));
+    return getsockopt(c->fd, IPPROTO_TCP, TCP_INFO, info, &length) == 0;
+}
+#endif
+
+/* Whether the connection was reset before the server sent an octet: one that
+ * had no room for it in its queue, and never saw the client.  False where the
+ * platform cannot tell. */
+static int
+shim_was_reset(shim_connection *c)
+{
+    int reset = 0;
+
+#ifdef __linux__
+    if (shim_hold(c)) {
+        struct tcp_info info;
+
+        reset = c->fd >= 0 && get_tcp_info(c, &info)
+                && info.tcpi_state == TCP_STATE_CLOSE
+                && info.tcpi_bytes_received == 0;
+        shim_release(c);
+    }
+#else
+    (void) c;
+#endif
+    return reset;
+}
+
 /* Connect and authenticate to a protocol 1 server, for one command: only
  * after remctl_open() does libremctl give its exit status.  Its socket is out
  * of our reach, so that TIMEOUT seconds (0 for none) end a call whose caller
@@ -841,17 +876,6 @@ shim_noop(shim_connection *c)
     return outcome;
 }
 
-
-#ifdef __linux__
-static bool
-get_tcp_info(const shim_connection *c, struct tcp_info *info)
-{
-    socklen_t length = sizeof(*info);
-
-    memset(info, 0, sizeof(*info));
-    return getsockopt(c->fd, IPPROTO_TCP, TCP_INFO, info, &length) == 0;
-}
-#endif
 
 /* Seconds since the server last sent something, or -1 where the platform
  * cannot tell.  poll() does not wake up below the mark, so this tells a slow

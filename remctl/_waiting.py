@@ -1,9 +1,10 @@
 # SPDX-License-Identifier: MIT
-"""The two things a connection waits for, and how a blocking caller waits.
+"""What a connection waits for, and how a blocking caller waits.
 
 A connection's steps are generators that yield what they wait for, Readiness of
-a descriptor or the end of a Call, and look for themselves afterwards whether
-it came or the deadline passed.  block() drives them in the calling thread.
+a descriptor, the end of a Call or of a Pause, and look for themselves
+afterwards whether it came or the deadline passed.  block() drives them in the
+calling thread.
 """
 
 from __future__ import annotations
@@ -74,7 +75,26 @@ class Readiness:
         self.ready = bool(poll.poll(self.deadline.remaining() * 1000))
 
 
-class Call:
+class Pause:
+    """Waits until DEADLINE."""
+
+    def __init__(self, deadline: Deadline) -> None:
+        """Wait until DEADLINE, or until cancel()."""
+        self.deadline = deadline
+        self._wakeup = _thread.allocate_lock()
+        self._wakeup.acquire()
+
+    def cancel(self) -> None:
+        """Wake the caller up, from any thread or signal handler."""
+        with suppress(RuntimeError):  # it may have been woken up already
+            self._wakeup.release()
+
+    def block(self) -> None:
+        """Wait.  Signal handlers run meanwhile."""
+        self._wakeup.acquire(timeout=self.deadline.remaining())
+
+
+class Call(Pause):
     """Runs a function that may block in a helper thread, and waits for it.
 
     A caller that is interrupted just leaves: the function goes on to its end,
@@ -83,14 +103,12 @@ class Call:
 
     def __init__(self, function: Callable[[], Any], deadline: Deadline) -> None:
         """Run FUNCTION; wait for it until DEADLINE."""
-        self.deadline = deadline
+        super().__init__(deadline)
         self.finished = False
         self._function = function
         self._result: Any = None
         self._error: BaseException | None = None
         self._claim = _thread.allocate_lock()
-        self._wakeup = _thread.allocate_lock()
-        self._wakeup.acquire()
 
     def start(self) -> None:
         """Start the helper thread."""
@@ -115,15 +133,6 @@ class Call:
         self.cancel()
         return True
 
-    def cancel(self) -> None:
-        """Wake the caller up, from any thread or signal handler."""
-        with suppress(RuntimeError):  # it may have been woken up already
-            self._wakeup.release()
-
-    def block(self) -> None:
-        """Wait.  Signal handlers run meanwhile."""
-        self._wakeup.acquire(timeout=self.deadline.remaining())
-
     def result(self) -> Any:
         """Return what the function returned, or raise what it raised."""
         if self._error is not None:
@@ -131,12 +140,19 @@ class Call:
         return self._result
 
 
-Wait = Union[Readiness, Call]
+Wait = Union[Readiness, Pause]
 
 
 def wait_for(wait: Wait) -> Steps[None]:
     """Wait once."""
     yield wait
+
+
+def pause(seconds: float) -> Steps[None]:
+    """Wait SECONDS."""
+    pause = Pause(Deadline(seconds))
+    while not pause.deadline.passed():
+        yield pause
 
 
 def run_in_thread(function: Callable[[], T], deadline: Deadline) -> Steps[T]:

@@ -215,6 +215,9 @@ class Remctl:
     ) -> None:
         """Connect and authenticate.  An open connection is closed first.
 
+        A server that resets the connection before it answers has no room for
+        another: open() tries again then, for a few seconds (Linux only).
+
         Args:
             host: The host to connect to.
             port: As in remctl.remctl().

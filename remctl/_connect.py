@@ -7,7 +7,7 @@ import os
 import select
 import socket
 from contextlib import suppress
-from errno import EAFNOSUPPORT, EINPROGRESS, ETIMEDOUT
+from errno import EAFNOSUPPORT, ECONNRESET, EINPROGRESS, ETIMEDOUT
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -120,7 +120,8 @@ def connect_socket(
                 raise TimeoutError(ETIMEDOUT, os.strerror(ETIMEDOUT))
             yield connected
         code = sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
-    if code:
+    # A reset is one of a connection that was there: the handshake's business.
+    if code not in (0, ECONNRESET):
         raise OSError(code, os.strerror(code))
 
 

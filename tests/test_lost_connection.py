@@ -68,16 +68,15 @@ def ioctl(fd: int, request: int) -> int:
     return int(number)
 
 
-@pytest.mark.parametrize("how", ["close", "reset"])
 @pytest.mark.parametrize("after", [0, 1, 2])
 def test_a_handshake_that_is_broken_off(
-    scripted: Scripted, server: Server, how: str, after: int
+    scripted: Scripted, server: Server, after: int
 ) -> None:
     """S43: the server hangs up before, in and at the end of the handshake."""
-    broken = scripted([["handshake", {"stop": [how, after]}]])
+    broken = scripted([["handshake", {"stop": ["close", after]}]])
     client = remctl.Remctl()
     text = lost(client, server, lambda: client.open(HOST, broken.port))
-    # A reset that is quicker than we are is one of the connecting.
+    # With unread data the kernel resets it: one of the connecting, if it is quicker.
     assert text.endswith((EOF, "Connection reset by peer"))
 
 

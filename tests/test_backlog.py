@@ -1,0 +1,144 @@
+# SPDX-License-Identifier: MIT
+"""Servers with no room for another connection: remctld's queue has five places.
+
+The kernel resets a connection that found none, before the server saw anything of it.
+open() tries again then, a bounded number of times: no command has been sent yet.
+"""
+
+from __future__ import annotations
+
+import socket
+import threading
+import time
+from typing import TYPE_CHECKING, Any, Callable
+
+import pytest
+from stages import PRINCIPAL, open_on
+
+import remctl
+from remctl._connection import PAUSES
+
+if TYPE_CHECKING:
+    from scripted import ScriptedServer
+
+    from remctl.testing import Server
+
+    Scripted = Callable[..., ScriptedServer]
+
+HOST = "127.0.0.1"
+RESET = ["handshake", {"stop": ["reset", 0]}]
+SERVE = ["handshake", ["serve"]]
+USED_UP = "resets connections before it answers: its queue of new connections may be"
+
+
+def accepted(server: ScriptedServer) -> int:
+    """Return how many connections the server has seen; end it."""
+    server.close()
+    return sum(event["event"] == "accepted" for event in server.events)
+
+
+def test_a_hundred_clients_at_once(server: Server) -> None:
+    """Each gets its own reply, and none an error."""
+    replies: dict[int, object] = {}
+    start = threading.Barrier(100)
+
+    def call(number: int) -> None:
+        start.wait()
+        command = ["test", "args", number]
+        try:
+            replies[number] = remctl.remctl(server.host, server.port, None, command)
+        except remctl.RemctlError as error:
+            replies[number] = error
+
+    threads = [threading.Thread(target=call, args=(number,)) for number in range(100)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    for number in range(100):
+        expected = remctl.RemctlSimpleResult(f"{number}\0".encode(), None, 0)
+        assert replies[number] == expected
+
+
+@pytest.mark.parametrize("after", [0, 1, 2])
+def test_open_tries_again(scripted: Scripted, after: int) -> None:
+    """Wherever in the handshake it is reset, if the server has said nothing."""
+    reset = [["handshake", {"stop": ["reset", after]}]]
+    server = scripted(reset, reset, SERVE)
+    with remctl.Remctl(HOST, server.port, PRINCIPAL) as client:
+        assert client.run(["test", "echo", "x"]).stdout == b"x"
+        assert client.error() == "no error"
+    assert accepted(server) == 3
+
+
+def test_open_gives_up(scripted: Scripted) -> None:
+    """After a number of times, in a few seconds, with an error that says so."""
+    server = scripted([RESET])
+    client = remctl.Remctl()
+    with pytest.raises(remctl.RemctlError, match=USED_UP) as caught:
+        open_on(server.port, client)
+    assert type(caught.value) is remctl.RemctlError
+    assert not client.opened
+    assert client.error() == str(caught.value)
+    assert accepted(server) == len(PAUSES) + 1
+
+
+@pytest.mark.parametrize(
+    "steps",
+    [
+        pytest.param([["handshake", {"stop": ["close", 2]}]], id="closed"),
+        pytest.param([["handshake", {"cut": 20}], "reset"], id="reset after an octet"),
+        pytest.param([["handshake", {"mangle": "garbage"}]], id="garbage"),
+    ],
+)
+def test_a_server_that_answers_is_asked_once(
+    scripted: Scripted, steps: list[Any]
+) -> None:
+    """What a server that saw the client does to it is final."""
+    server = scripted(steps)
+    with pytest.raises(remctl.RemctlError, match=r"error receiving|GSS-API error"):
+        remctl.Remctl(HOST, server.port, PRINCIPAL)
+    assert accepted(server) == 1
+
+
+def test_a_socket_of_the_callers_is_used_once(scripted: Scripted) -> None:
+    """open(sock=...) cannot connect again."""
+    server = scripted([["handshake", {"stop": ["reset", 1]}]])
+    sock = socket.create_connection((HOST, server.port))
+    with pytest.raises(remctl.RemctlError, match=r"error (receiv|send)ing"):
+        remctl.Remctl().open(HOST, principal=PRINCIPAL, sock=sock)
+    assert accepted(server) == 1
+
+
+def test_the_time_out_holds_for_all_tries_together(scripted: Scripted) -> None:
+    """It ends them early, with the error of the last one."""
+    server = scripted([RESET])
+    start = time.monotonic()
+    with pytest.raises(remctl.RemctlError, match=f"{USED_UP}|timed out"):
+        remctl.Remctl(HOST, server.port, PRINCIPAL, timeout=0.01)
+    assert time.monotonic() - start < 2
+    assert accepted(server) <= len(PAUSES)
+
+
+def test_close_ends_the_tries(scripted: Scripted) -> None:
+    """In another thread: open() raises at once, and tries no more."""
+    server = scripted([RESET])
+    client = remctl.Remctl()
+    errors: list[Exception] = []
+
+    def call() -> None:
+        try:
+            open_on(server.port, client)
+        except remctl.RemctlError as error:
+            errors.append(error)
+
+    thread = threading.Thread(target=call)
+    thread.start()
+    server.wait_for("accepted", 3)
+    client.close()
+    thread.join(20)
+    assert not thread.is_alive()
+    assert [str(error) for error in errors] == [
+        "the connection was closed during the call"
+    ]
+    assert accepted(server) <= 5

@@ -1,0 +1,378 @@
+# SPDX-License-Identifier: MIT
+"""What a hostile server can do, and what must come of it: one table.
+
+Hazards 1, 4, 5, 16, 22, 30 to 33, 35, 38 to 40, 46 and 53.
+
+A Variant is a script for the scripted server, the calls of a client, what the last of
+these gives, and the state it leaves.  The first calls succeed.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import remctl
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+COMMAND = ["test", "x"]
+# Larger than all that the kernel takes when nobody reads.
+LARGE = ["test", b"x" * 16_000_000]
+STALLED = 0.3  # the time-out, in seconds, of variants in which the server stalls
+
+DONE = remctl.RemctlSimpleResult(None, None, 0)
+
+
+class Variant(NamedTuple):
+    """One thing that a server does, and what must come of it."""
+
+    # A list of steps for each connection; the last serves all later ones.
+    script: list[list[Any]]
+    # "open", "run" (COMMAND), "noop", "write" (LARGE), "flood" (a COMMAND without an
+    # end), and "wait" for the server to say something.
+    calls: str
+    # The exception's class, or the result; the exception's text and code.
+    expected: object
+    text: str = ""
+    code: int | None = None
+    # Whether the object is open afterwards.
+    opened: bool = False
+    # How many whole commands the server has received.
+    commands: int = 0
+    timeout: float | None = None
+
+
+def lost(script: list[Any], calls: str, text: str, commands: int = 0) -> Variant:
+    """Return a Variant that loses the connection."""
+    return Variant([script], calls, remctl.RemctlError, text, commands=commands)
+
+
+def stalled(script: list[Any], calls: str, commands: int = 0) -> Variant:
+    """Return a Variant in which the server says no more, and does not leave."""
+    return Variant(
+        [[*script, "hang"]],
+        calls,
+        remctl.RemctlTimeoutError,
+        "timed out",
+        commands=commands,
+        timeout=STALLED,
+    )
+
+
+EOF = "unexpected end of file"
+SURPLUS = "unexpected token from server"
+GSSAPI = "GSS-API error"
+REPLY = ["handshake", "read"]
+
+
+def plain(hexadecimal: str) -> list[Any]:
+    """Return a step that sends a message of these bytes, properly encrypted."""
+    return ["message", {"hex": hexadecimal}]
+
+
+def handshakes() -> Iterator[tuple[str, Variant]]:
+    """Yield what can be wrong up to the end of the handshake."""
+    for after, where in enumerate(["accept", "first token", "context token"]):
+        for how in ("close", "hang"):
+            script: list[Any] = [["handshake", {"stop": [how, after]}]]
+            name = f"{how} after {where}"
+            if how == "hang":
+                yield name, stalled(script, "open")
+            else:
+                yield name, lost(script, "open", "")
+    for cut in (1, 4, 5, 60):
+        script = [["handshake", {"cut": cut}]]
+        yield f"close after {cut} octets of the answer", lost(script, "open", EOF)
+        yield f"silence after {cut} octets of the answer", stalled(script, "open")
+        script = [["handshake", {"cut": cut}], "reset"]
+        yield f"reset after {cut} octets of the answer", lost(script, "open", EOF)
+    for name, options, text in [
+        ("garbage", {"mangle": "garbage"}, GSSAPI),
+        ("bit flip", {"mangle": "bitflip"}, GSSAPI),
+        ("length 0", {"length": 0}, GSSAPI),
+        ("length too small", {"length": 20}, GSSAPI),
+        ("length 2^20+1", {"length": 2**20 + 1}, "token too large"),
+        ("length 2^32-1", {"length": 2**32 - 1}, "token too large"),
+    ]:
+        yield f"answer of {name}", lost([["handshake", options], "hang"], "open", text)
+    for octet in range(0, 150, 30):
+        script = [["handshake", {"bitflip": octet}], "hang"]
+        yield f"bit flip in octet {octet} of the answer", lost(script, "open", GSSAPI)
+    byte_by_byte = [["handshake", {"chunk": 1}], "read", "status"]
+    yield (
+        "answer octet by octet",
+        Variant([byte_by_byte], "open, run", DONE, opened=True, commands=1),
+    )
+
+
+def replies() -> Iterator[tuple[str, Variant]]:
+    """Yield what can be wrong in the reply to a command."""
+    points: list[tuple[str, list[Any]]] = [
+        ("before the reply", []),
+        ("in a header", [["output", {"cut": 3}]]),
+        ("after a header", [["output", {"cut": 5}]]),
+        ("in a token", [["output", {"cut": 40}]]),
+        ("after an output", ["output"]),
+        ("in the status", ["output", ["status", {"cut": 40}]]),
+        ("in an error", [["error", {"code": 1, "cut": 20}]]),
+    ]
+    for where, steps in points:
+        for how in ("close", "reset"):
+            script = [*REPLY, *steps, how]
+            yield f"{how} {where}", lost(script, "open, run", EOF, 1)
+        yield f"silence {where}", stalled([*REPLY, *steps], "open, run", 1)
+    wrong: list[tuple[str, list[Any], str]] = [
+        ("replayed token", ["output", "replay"], GSSAPI),
+        ("missing sequence number", ["skip", "status"], GSSAPI),
+        ("garbage", [["token", {"text": "junk", "flags": 0x44}]], GSSAPI),
+        ("token of length 0", [["token", {"flags": 0x44}]], GSSAPI),
+        ("text", [["raw", {"text": "HTTP/1.1 400"}]], "too large"),
+        ("length 2^20+1", [["status", {"length": 2**20 + 1}]], "too large"),
+        ("length 2^32-1", [["status", {"length": 2**32 - 1}]], "too large"),
+        ("length too small", [["status", {"length": 20}]], GSSAPI),
+        ("no flags", [["status", {"flags": 0x00}]], SURPLUS),
+        ("protocol 1 flags", [["status", {"flags": 0x04}]], SURPLUS),
+        ("handshake flags", [["status", {"flags": 0x42}]], SURPLUS),
+        ("MIC demanded", [["status", {"flags": 0x24}]], SURPLUS),
+        ("MIC demanded too", [["status", {"flags": 0x64}]], SURPLUS),
+        ("protocol 1 result", ["result1"], SURPLUS),
+        ("stream 0", [["output", {"stream": 0}]], "unexpected stream"),
+        ("stream 3", [["output", {"stream": 3}]], "unexpected stream"),
+        ("stream 255", [["output", {"stream": 255}]], "unexpected stream"),
+        ("noop", ["noop"], "unknown message type 7"),
+        ("version", [["version", {"version": 2}]], "type 6 from server"),
+        ("command", [plain("0201")], "unknown message type 1 "),
+        ("quit", [plain("0202")], "unknown message type 2 "),
+        ("type 0", [plain("0200")], "unknown message type 0"),
+        ("type 99", [plain("0263")], "unknown message type 99"),
+        ("type 255", [plain("02ff")], "unknown message type"),
+        ("protocol 0", [plain("000400")], "unexpected protocol 0"),
+        ("protocol 1", [plain("010400")], "unexpected protocol 1"),
+        ("protocol 9", [plain("090400")], "unexpected protocol 9"),
+        ("protocol 255", [plain("ff0400")], "unexpected protocol"),
+        ("empty message", [["message", {"hex": ""}]], "malformed"),
+        ("one octet", [plain("02")], "malformed"),
+        ("output without anything", [plain("0203")], "malformed"),
+        ("output without length", [plain("020301")], "malformed"),
+        ("output one short", [plain("0203010000000361" + "62")], "malformed"),
+        ("output one long", [plain("020301000000016162")], "malformed"),
+        ("output of length -1", [plain("020301ffffffff61")], "malformed"),
+        ("output of length -2^31", [plain("0203018000000061")], "malformed"),
+        ("status without status", [plain("0204")], "malformed"),
+        ("status one long", [plain("02040000")], "malformed"),
+        ("error without anything", [plain("0205")], "malformed"),
+        ("error without length", [plain("020500000001")], "malformed"),
+        ("error one short", [plain("0205000000010000000261")], "malformed"),
+        ("error one long", [plain("020500000001000000016162")], "malformed"),
+        ("error of length -1", [plain("020500000001ffffffff61")], "malformed"),
+    ]
+    wrong += [
+        (f"bit flip in octet {octet}", [["status", {"bitflip": octet}]], GSSAPI)
+        for octet in range(0, 60, 12)
+    ]
+    for name, steps, text in wrong:
+        yield f"reply with {name}", lost([*REPLY, *steps, "hang"], "open, run", text, 1)
+
+
+def surpluses() -> Iterator[tuple[str, Variant]]:
+    """Yield what can come when nothing is due, or the end."""
+    surplus: list[tuple[str, Any]] = [
+        ("output", ["output", {"text": "late"}]),
+        ("second status", "status"),
+        ("error", ["error", {"code": 1, "text": "late"}]),
+        ("replayed status", "replay"),
+        ("noop", "noop"),
+        ("octet", ["raw", {"hex": "00"}]),
+    ]
+    for name, step in surplus:
+        for call in ("run", "noop"):
+            script = [*REPLY, "status", step, "hang"]
+            calls = f"open, run, wait, {call}"
+            yield f"{name} after status, {call}", lost(script, calls, SURPLUS, 1)
+        script = ["handshake", step, "hang"]
+        if name != "replayed status":
+            yield f"{name} before a command", lost(script, "open, wait, run", SURPLUS)
+    for how in ("close", "reset"):
+        for call in ("run", "noop"):
+            script = [*REPLY, "status", how]
+            calls = f"open, run, wait, {call}"
+            yield f"{how} after status, {call}", lost(script, calls, EOF, 1)
+
+
+def noops() -> Iterator[tuple[str, Variant]]:
+    """Yield what can be wrong in the answer to a NOOP."""
+    wrong: list[tuple[str, list[Any], str]] = [
+        ("close", ["close"], EOF),
+        ("reset", ["reset"], EOF),
+        ("close in a header", [["noop", {"cut": 3}], "close"], EOF),
+        ("close in a token", [["noop", {"cut": 20}], "close"], EOF),
+        ("reset in a token", [["noop", {"cut": 20}], "reset"], EOF),
+        ("bit flip", [["noop", {"bitflip": 30}]], GSSAPI),
+        ("garbage", [["token", {"text": "junk", "flags": 0x44}]], GSSAPI),
+        ("token of length 0", [["token", {"flags": 0x44}]], GSSAPI),
+        ("length 2^20+1", [["noop", {"length": 2**20 + 1}]], "too large"),
+        ("length 2^32-1", [["noop", {"length": 2**32 - 1}]], "too large"),
+        ("MIC demanded", [["noop", {"flags": 0x24}]], SURPLUS),
+        ("protocol 9", [["noop", {"protocol": 9}]], "protocol 9"),
+        ("output", ["output"], "unexpected message type 3"),
+        ("status", ["status"], "unexpected message type 4"),
+        ("type 99", [plain("0263")], "unexpected message type 99"),
+        ("one octet", [plain("03")], "malformed"),
+    ]
+    for name, steps, text in wrong:
+        script = [*REPLY, *steps, "hang"]
+        yield f"noop answered by {name}", lost(script, "open, noop", text)
+    for name, steps in [
+        ("silence", []),
+        ("half a header", [["noop", {"cut": 3}]]),
+        ("half a token", [["noop", {"cut": 20}]]),
+    ]:
+        yield f"noop answered by {name}", stalled([*REPLY, *steps], "open, noop")
+    answers: list[tuple[Any, bool]] = [
+        ("noop", True),
+        (["noop", {"chunk": 1}], True),
+        (["version", {"version": 2}], False),
+        (["error", {"code": 3, "text": "Unknown message"}], False),
+    ]
+    for step, expected in answers:
+        script = [*REPLY, step, "read", "status"]
+        yield (
+            f"noop answered by {step}",
+            Variant([script], "open, noop", expected, opened=True),
+        )
+
+
+def oddities() -> Iterator[tuple[str, Variant]]:
+    """Yield what is unusual but right."""
+    outputs: list[tuple[str, list[Any], bytes | None]] = [
+        ("octet by octet", [["output", {"text": "abc", "chunk": 1}]], b"abc"),
+        ("a zero-length output", ["output"], None),
+        ("two zero-length outputs", [["output", {"repeat": 2}]], None),
+        ("a thousand of them", [["output", {"repeat": 1000}]], None),
+        ("a megabyte", [["output", {"size": 1_000_000}]], b"x" * 1_000_000),
+    ]
+    for name, steps, stdout in outputs:
+        result = remctl.RemctlSimpleResult(stdout, None, 0)
+        script = [*REPLY, *steps, ["status", {"chunk": 1}]]
+        yield name, Variant([script], "open, run", result, opened=True, commands=1)
+    errors = {
+        "NUL": b"before\0after",
+        "Latin-1": "caf\u00e9".encode("latin-1"),
+        "nothing": b"",
+        "a megabyte": b"x" * 1_000_000,
+    }
+    for name, text in errors.items():
+        for code in (0, 6, 2**32 - 1):
+            error = ["error", {"code": code, "hex": text.hex(), "size": len(text)}]
+            yield (
+                f"error {code} with {name}",
+                Variant(
+                    [[*REPLY, ["output", {"text": "x"}], error, "hang"]],
+                    "open, run",
+                    remctl.RemctlProtocolError,
+                    text.decode("utf-8", "backslashreplace"),
+                    code=code,
+                    opened=True,
+                    commands=1,
+                ),
+            )
+    yield (
+        "an endless flood",
+        Variant(
+            [[*REPLY, ["flood", {"size": 1000, "stream": 1}]]],
+            "open, flood",
+            None,
+            commands=1,
+        ),
+    )
+    yield (
+        "a server that never reads",
+        Variant(
+            [["handshake", "stop_reading"]],
+            "open, write",
+            remctl.RemctlTimeoutError,
+            "timed out",
+            timeout=STALLED,
+        ),
+    )
+
+
+def old_protocols() -> Iterator[tuple[str, Variant]]:
+    """Yield what servers of protocol 1, or that become one, can do."""
+    one = ["handshake", {"protocol": 1}]
+    sent = [one, "read"]
+    wrong: list[tuple[str, list[Any], str, int]] = [
+        ("close", [one, "close"], EOF, 0),
+        ("close after the command", [*sent, "close"], EOF, 1),
+        ("reset after the command", [*sent, "reset"], EOF, 1),
+        ("a bad MIC", [*sent, ["mic", {"kind": "bad"}]], "Message Integrity", 1),
+        (
+            "a missing MIC",
+            [*sent, ["mic", {"kind": "missing"}], "result1"],
+            "invalid token format",
+            1,
+        ),
+        ("two MICs", [*sent, "mic", "mic", "result1"], GSSAPI, 1),
+        ("no result", [*sent, "mic"], EOF, 1),
+        ("half a result", [*sent, "mic", ["result1", {"cut": 30}]], EOF, 1),
+        ("bit flip", [*sent, "mic", ["result1", {"bitflip": True}]], GSSAPI, 1),
+        ("length 2^32-1", [*sent, "mic", ["result1", {"length": 2**32 - 1}]], "too", 1),
+        ("a protocol 2 status", [*sent, "mic", "status"], "unexpected token", 1),
+    ]
+    for name, steps, text, commands in wrong:
+        yield (
+            f"protocol 1, {name}",
+            Variant(
+                [[one], [*steps, *([] if text == EOF else ["hang"])]],
+                "open, run",
+                remctl.RemctlError,
+                text,
+                commands=commands,
+            ),
+        )
+    silences: list[tuple[str, list[Any], int]] = [
+        ("before the handshake", [["handshake", {"stop": ["hang", 0]}]], 0),
+        ("in the handshake", [["handshake", {"stop": ["hang", 2]}]], 0),
+        ("before the MIC", sent, 1),
+        ("before the result", [*sent, "mic"], 1),
+        ("in the result", [*sent, "mic", ["result1", {"cut": 30}]], 1),
+    ]
+    for name, steps, commands in silences:
+        variant = stalled(steps, "open, run", commands)
+        yield (
+            f"protocol 1, silence {name}",
+            variant._replace(script=[[one], *variant.script]),
+        )
+    yield (
+        "protocol 1, status -1",
+        Variant(
+            [[one], [*sent, "mic", ["result1", {"status": -1}]]],
+            "open, run",
+            remctl.RemctlSimpleResult(None, None, 255),
+            opened=True,
+            commands=1,
+        ),
+    )
+    good = [*REPLY, "status"]
+    for name, handshake in [
+        ("to protocol 1", one),
+        ("by the answer's flags", ["handshake", {"flags": 0x02}]),
+    ]:
+        yield (
+            f"a downgrade {name}",
+            Variant(
+                [good, [handshake, "hang"]],
+                "open, run, open",
+                remctl.RemctlError,
+                "attack",
+                commands=1,
+            ),
+        )
+
+
+VARIANTS: dict[str, Variant] = {
+    name: variant
+    for part in (handshakes, replies, surpluses, noops, oddities, old_protocols)
+    for name, variant in part()
+}

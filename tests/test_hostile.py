@@ -1,0 +1,81 @@
+# SPDX-License-Identifier: MIT
+"""Every row of the table of hostile servers, on a connection of its own."""
+
+from __future__ import annotations
+
+import select
+import time
+from typing import TYPE_CHECKING, Any, Callable
+
+import pytest
+from hostile import COMMAND, LARGE, VARIANTS, Variant
+
+import remctl
+
+if TYPE_CHECKING:
+    from remctl.testing import Server
+
+# Seconds: the bound on a hang.  Each call takes milliseconds, or its time-out.
+AT_ONCE = 5.0
+
+
+def make_call(client: remctl.Remctl, call: str, port: int) -> object:
+    """Make one call of a Variant, and return its result."""
+    if call == "wait":
+        return select.select([client], [], [], AT_ONCE)
+    if call == "run":
+        return client.run(COMMAND)
+    if call == "noop":
+        return client.noop()
+    if call == "open":
+        client.open("localhost", port)
+    else:
+        client.command(LARGE if call == "write" else COMMAND)
+        for _, token in zip(range(5000), client):
+            assert token.output == bytes(1000)
+        client.close()
+    return None
+
+
+def make_calls(client: remctl.Remctl, variant: Variant, port: int) -> object:
+    """Make all calls of VARIANT; return the last one's result, or its exception."""
+    *first, last = variant.calls.split(", ")
+    for call in first:
+        make_call(client, call, port)
+    start = time.monotonic()
+    try:
+        return make_call(client, last, port)
+    except remctl.RemctlError as error:
+        return error
+    finally:
+        assert time.monotonic() - start < AT_ONCE
+
+
+@pytest.mark.parametrize("name", VARIANTS)
+def test_hostile_server(
+    name: str, server: Server, scripted: Callable[..., Any]
+) -> None:
+    """S43, S36, S42: what comes of it, what is left, and that open() works again."""
+    variant = VARIANTS[name]
+    hostile = scripted(*variant.script)
+    client = remctl.Remctl(timeout=variant.timeout)
+    outcome = make_calls(client, variant, hostile.port)
+    if isinstance(outcome, remctl.RemctlError):
+        assert type(outcome) is variant.expected, outcome
+        assert variant.text in str(outcome)
+        assert getattr(outcome, "code", None) == variant.code
+        assert client.error() == str(outcome)
+    else:
+        assert outcome == variant.expected
+    assert client.opened == variant.opened
+    if not variant.opened:
+        for call in (client.output, client.noop, lambda: client.command(COMMAND)):
+            with pytest.raises(remctl.RemctlNotOpenedError):
+                call()
+    client.set_timeout(0)
+    client.open(server.host, server.port)
+    assert client.run(["test", "hello"]).stdout == b"hello world\n"
+    client.close()
+    hostile.close()
+    received = [event for event in hostile.events if event["event"] == "command"]
+    assert len(received) == variant.commands

@@ -1,0 +1,35 @@
+# SPDX-License-Identifier: MIT
+"""A few seconds of what tests/load.py does for as long as one likes."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+LOAD = Path(__file__).with_name("load.py")
+RIGHT = {"small", "streams", "noop", "one_shot", "across a fork", "afterwards"}
+LOST = {
+    "RemctlTimeoutError: error receiving token: timed out",
+    "RemctlError: cannot connect to localhost (port N): Connection refused",
+}
+
+
+def test_load() -> None:
+    """Each call returns its own reply or raises, whatever happens to the servers."""
+    result = subprocess.run(
+        [sys.executable, LOAD, "--seconds", "4", "--threads", "16"],
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=100,
+    )
+    assert result.returncode == 0, result.stdout + result.stderr
+    assert result.stderr == ""
+    summary = json.loads(result.stdout)
+    assert (summary["wrong"], summary["hung"], summary["died"]) == (0, 0, 0)
+    assert summary["calls"] == summary["right"] + summary["lost"]
+    assert set(summary["right by action"]) >= RIGHT
+    assert set(summary["lost by exception"]) >= LOST
+    assert summary["kills"] > 0

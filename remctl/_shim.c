@@ -105,9 +105,11 @@ typedef struct shim_connection {
  * comes in, or back to an interpreter that is gone, any more. */
 static struct {
     pthread_mutex_t mutex;
+    pthread_cond_t forked;
     shim_connection *first;
     bool exiting;
-} calls = {PTHREAD_MUTEX_INITIALIZER, NULL, false};
+    int forks; /* under way */
+} calls = {PTHREAD_MUTEX_INITIALIZER, PTHREAD_COND_INITIALIZER, NULL, false, 0};
 
 /* How long a call may hold up the exit: one that is waiting for the KDC cannot
  * be ended, and does no harm asleep. */
@@ -126,6 +128,8 @@ begin_call(shim_connection *c)
     bool exiting;
 
     pthread_mutex_lock(&calls.mutex);
+    while (calls.forks > 0)
+        pthread_cond_wait(&calls.forked, &calls.mutex);
     exiting = calls.exiting;
     if (!exiting) {
         c->previous = NULL;
@@ -187,23 +191,42 @@ end_calls(void)
         nanosleep(&millisecond, NULL);
 }
 
-/* A forked child has none of its parent's calls. */
+/* A forked child inherits the locks of libkrb5, and for ever those that threads
+ * which it does not have were holding.  So a fork keeps calls out and waits for
+ * those inside, for a while: who waits for the network holds no such lock. */
+#define LONGEST_FORK_MS 200
+
 static void
 before_fork(void)
 {
+    const struct timespec millisecond = {0, 1000000};
+    int i;
+
     pthread_mutex_lock(&calls.mutex);
+    calls.forks++;
+    for (i = 0; i < LONGEST_FORK_MS && calls.first != NULL; i++) {
+        pthread_mutex_unlock(&calls.mutex);
+        nanosleep(&millisecond, NULL);
+        pthread_mutex_lock(&calls.mutex);
+    }
 }
 
 static void
 after_fork_in_parent(void)
 {
+    calls.forks--;
+    pthread_cond_broadcast(&calls.forked);
     pthread_mutex_unlock(&calls.mutex);
 }
 
 static void
 after_fork_in_child(void)
 {
+    const pthread_cond_t none_waiting = PTHREAD_COND_INITIALIZER;
+
     calls.first = NULL;
+    calls.forks = 0;
+    calls.forked = none_waiting;
     pthread_mutex_unlock(&calls.mutex);
 }
 

@@ -19,6 +19,8 @@ from support import run_python
 import remctl
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from remctl.testing import Server
 
     Start = Callable[..., Any]
@@ -309,9 +311,17 @@ FAILING: dict[str, tuple[str, list[Any]]] = {
 }
 
 
+@pytest.fixture
+def closed_port() -> Iterator[int]:
+    """A port that nobody listens on, and nobody else gets meanwhile."""
+    with socket.socket() as closed:
+        closed.bind(("127.0.0.1", 0))
+        yield closed.getsockname()[1]
+
+
 @pytest.mark.parametrize("name", FAILING)
 def test_nothing_is_left_of_failed_opens(
-    name: str, server: Server, scripted: Start
+    name: str, server: Server, scripted: Start, closed_port: int
 ) -> None:
     """Descriptors and threads are as before."""
     text, steps = FAILING[name]
@@ -322,8 +332,7 @@ def test_nothing_is_left_of_failed_opens(
         port = scripted(["handshake", ["serve"]], steps).port
         open_on(port, remctl.Remctl())
     elif name == "refused":
-        with socket.create_server(("127.0.0.1", 0)) as closed:
-            port = closed.getsockname()[1]
+        port = closed_port
     elif name == "unknown host":
         host = "a..b"
     elif name == "no tickets":

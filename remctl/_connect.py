@@ -6,6 +6,7 @@ from __future__ import annotations
 import os
 import select
 import socket
+import sys
 from contextlib import suppress
 from errno import EAFNOSUPPORT, ECONNRESET, EINPROGRESS, ETIMEDOUT
 from functools import partial
@@ -86,7 +87,7 @@ def connect_port(
 ) -> Steps[None]:
     """Connect to PORT on the first of ADDRESSES that answers, else OSError."""
     last_error = OSError(EAFNOSUPPORT, os.strerror(EAFNOSUPPORT))
-    for family, address in addresses:
+    for turn, (family, address) in enumerate(addresses, 1):
         # In the caller's list at once, so that no interrupt can lose it.
         sockets.append(socket.socket(family, socket.SOCK_STREAM))
         try:
@@ -95,6 +96,12 @@ def connect_port(
             target = (address[0], port, *address[2:])
             yield from connect_socket(sockets[-1], target, timeout)
         except OSError as error:
+            if (
+                error.errno == ECONNRESET
+                and turn == len(addresses)
+                and sys.platform == "linux"
+            ):
+                return  # there was a connection: it is for Connection.open() to retry
             sockets[-1].close()
             last_error = error
         else:
@@ -120,8 +127,7 @@ def connect_socket(
                 raise TimeoutError(ETIMEDOUT, os.strerror(ETIMEDOUT))
             yield connected
         code = sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
-    # A reset is one of a connection that was there: the handshake's business.
-    if code not in (0, ECONNRESET):
+    if code:
         raise OSError(code, os.strerror(code))
 
 

@@ -139,16 +139,20 @@ class Connection:
                 or not lib.shim_was_reset(handle)
             ):
                 break
-            if longest_pause is None or deadline.passed():
-                raise RemctlError(
-                    f"{host} (port {port}) resets connections before it answers: "
-                    "its queue of new connections may be full"
-                )
-            self._drop_handle()
+            busy = (
+                f"{host} (port {port}) resets connections before it answers: its queue "
+                f"of new connections may be full ({to_text(handle.error)})"
+            )
+            if longest_pause is None:
+                raise RemctlError(busy)
             # At random, so that many clients do not come back all at once.
             seconds = random.uniform(0.001, longest_pause)  # noqa: S311 (no secret)
+            if deadline.left() <= seconds:
+                raise RemctlTimeoutError(f"timed out: {busy}")
+            self._drop_handle()
             yield from self._within_reach(pause(seconds))
-            port = yield from self._connect(timeout)
+            left = deadline.left()
+            port = yield from self._connect(0 if left == math.inf else max(left, 0.001))
         if outcome == lib.SHIM_UNSUPPORTED:
             self._become_protocol1(port)
         elif outcome == lib.SHIM_OK:
@@ -271,6 +275,9 @@ class Connection:
             self._handle = new_connection(fd, host, principal, ccache, self._source_ip)
         except OSError as error:
             raise RemctlError(f"cannot connect to {host}: {error.strerror}") from None
+        if self._closed:  # by somebody who did not see the handle yet
+            lib.shim_close(self._handle)
+            raise self._failure(lib.SHIM_CLOSED)
         return self._handle
 
     def _open_handle(self) -> ShimConnection:
@@ -279,9 +286,9 @@ class Connection:
         return self._handle
 
     def _drop_handle(self) -> None:
-        handle, self._handle = self._handle, None
-        if handle is not None:
-            lib.shim_close(handle)
+        if self._handle is not None:
+            lib.shim_close(self._handle)
+            self._handle = None
 
     def _become_protocol1(self, port: int | None) -> None:
         """Serve each command with a connection of its own from now on."""

@@ -93,8 +93,8 @@ typedef struct shim_connection {
     pid_t pid; /* the process that may use it */
     atomic_int users; /* one for being open, one for each call inside */
     atomic_bool closing;
-    atomic_bool inside;    /* libremctl, in some thread */
-    atomic_bool finalized; /* who leaves it frees all that is left */
+    atomic_int inside;     /* calls between enter() and leave() */
+    atomic_bool finalized; /* the last to leave frees all that is left */
     atomic_bool results_freed;
     struct shim_connection *previous, *next; /* of those inside libremctl */
 } shim_connection;
@@ -137,7 +137,6 @@ begin_call(shim_connection *c)
         if (c->next != NULL)
             c->next->previous = c;
         calls.first = c;
-        atomic_store(&c->inside, true);
     }
     pthread_mutex_unlock(&calls.mutex);
     if (exiting)
@@ -157,7 +156,6 @@ end_call(shim_connection *c)
         c->previous->next = c->next;
     else
         calls.first = c->next;
-    atomic_store(&c->inside, false);
     pthread_mutex_unlock(&calls.mutex);
     if (exiting)
         park();
@@ -355,9 +353,10 @@ static void
 end_connection(shim_connection *c)
 {
     struct signal_guard guard;
+    int fd = c->fd;
 
-    if (c->fd >= 0 && !(c->idle && fits_send_buffer(c, TOKEN_OVERHEAD)))
-        shutdown(c->fd, SHUT_RDWR);
+    if (fd >= 0 && !(c->idle && fits_send_buffer(c, TOKEN_OVERHEAD)))
+        shutdown(fd, SHUT_RDWR);
     hold_signals(&guard);
     begin_call(c);
     remctl_close(c->remctl);
@@ -369,9 +368,9 @@ end_connection(shim_connection *c)
     c->host = c->principal = NULL;
     if (!c->handed_over && c->library_fd >= 0)
         close(c->library_fd);
-    if (c->fd >= 0)
-        close(c->fd);
-    c->fd = -1;
+    c->fd = -1; /* first: a child forked now must not close it */
+    if (fd >= 0)
+        close(fd);
 }
 
 /* In a forked child: let go of the parent's connection without a word to the
@@ -435,29 +434,40 @@ finish(shim_connection *c)
     free_results(c);
 }
 
-/* Enter a call.  The order matters: shim_close() marks first and counts users
- * then, so that one of the two always sees the other. */
+/* The end of leave(), and of an enter() that came too late. */
+static int
+step_out(shim_connection *c, int outcome)
+{
+    if (atomic_fetch_sub(&c->inside, 1) == 1 && atomic_load(&c->finalized)) {
+        finish(c);
+        return SHIM_CLOSED;
+    }
+    shim_release(c);
+    return outcome;
+}
+
+/* Enter a call.  The order matters: shim_close() and shim_free() mark first and
+ * look for who is inside then, so that one of the two always sees the other. */
 static bool
 enter(shim_connection *c)
 {
     if (!shim_hold(c))
         return false;
+    atomic_fetch_add(&c->inside, 1);
     if (atomic_load(&c->closing)) {
-        shim_release(c);
+        step_out(c, SHIM_CLOSED);
         return false;
     }
     begin_call(c);
     return true;
 }
 
-static void
-leave(shim_connection *c)
+/* Leave a call, and return its OUTCOME if its results are still there. */
+static int
+leave(shim_connection *c, int outcome)
 {
     end_call(c);
-    if (atomic_load(&c->finalized))
-        finish(c);
-    else
-        shim_release(c);
+    return step_out(c, outcome);
 }
 
 
@@ -550,7 +560,7 @@ shim_free(shim_connection *c)
     shim_close(c);
     if (c->pid != getpid())
         free_results(c);
-    else if (!atomic_load(&c->inside))
+    else if (atomic_load(&c->inside) == 0)
         finish(c);
 }
 
@@ -591,8 +601,7 @@ shim_open(shim_connection *c)
         outcome = SHIM_OK;
     }
     release_signals(&guard);
-    leave(c);
-    return outcome;
+    return leave(c, outcome);
 }
 
 #ifdef __linux__
@@ -606,9 +615,9 @@ get_tcp_info(const shim_connection *c, struct tcp_info *info)
 }
 #endif
 
-/* Whether the connection was reset before the server sent an octet: one that
- * had no room for it in its queue, and never saw the client.  False where the
- * platform cannot tell. */
+/* Whether the connection was reset before the server sent an octet, as by one
+ * that had no room for it in its queue.  False where the platform cannot
+ * tell. */
 static int
 shim_was_reset(shim_connection *c)
 {
@@ -654,8 +663,7 @@ shim_open_protocol1(shim_connection *c, unsigned short port, time_t timeout)
     else
         outcome = SHIM_OK;
     release_signals(&guard);
-    leave(c);
-    return outcome;
+    return leave(c, outcome);
 }
 
 
@@ -700,13 +708,11 @@ shim_command(shim_connection *c, const char *data, const size_t *lengths,
         && (c->fd < 0 || !fits_send_buffer(c, total)))
         outcome = SHIM_BLOCKS;
     if (outcome != SHIM_OK) {
-        leave(c);
-        return outcome;
+        return leave(c, outcome);
     }
     vector = calloc(count, sizeof(*vector));
     if (vector == NULL) {
-        leave(c);
-        return SHIM_NO_MEMORY;
+        return leave(c, SHIM_NO_MEMORY);
     }
     for (i = 0; i < count; i++) {
         vector[i].iov_base = (void *) (uintptr_t) data;
@@ -719,8 +725,7 @@ shim_command(shim_connection *c, const char *data, const size_t *lengths,
         outcome = fail_as_libremctl(c);
     release_signals(&guard);
     free(vector);
-    leave(c);
-    return outcome;
+    return leave(c, outcome);
 }
 
 
@@ -857,8 +862,7 @@ shim_output(shim_connection *c, int may_block)
         if (outcome == SHIM_OK)
             outcome = read_token(c);
     }
-    leave(c);
-    return outcome;
+    return leave(c, outcome);
 }
 
 
@@ -895,8 +899,7 @@ shim_noop(shim_connection *c)
         outcome = SHIM_UNSUPPORTED;
     if (outcome == SHIM_OK || outcome == SHIM_UNSUPPORTED)
         c->idle = true;
-    leave(c);
-    return outcome;
+    return leave(c, outcome);
 }
 
 

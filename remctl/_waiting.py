@@ -10,6 +10,7 @@ calling thread.
 from __future__ import annotations
 
 import _thread
+import math
 import select
 import threading
 import time
@@ -38,17 +39,19 @@ class Deadline:
         """Set it TIMEOUT seconds from now, 0 for never."""
         self.when = time.monotonic() + timeout if timeout else None
 
+    def left(self) -> float:
+        """Return the seconds until then, negative when it has passed."""
+        return math.inf if self.when is None else self.when - time.monotonic()
+
     def remaining(self) -> float:
         """Return the seconds to wait at most now, 0 when it has passed."""
         in_main_thread = _thread.get_ident() == threading.main_thread().ident
         longest = LONGEST_DEAFNESS if in_main_thread else LONGEST_WAIT
-        if self.when is None:
-            return longest
-        return min(max(self.when - time.monotonic(), 0.0), longest)
+        return min(max(self.left(), 0.0), longest)
 
     def passed(self) -> bool:
         """Whether the deadline has passed."""
-        return self.when is not None and time.monotonic() >= self.when
+        return self.left() <= 0
 
 
 class Readiness:

@@ -7,9 +7,11 @@ import copy
 import gc
 import pickle
 import socket
+import sys
 import threading
 import weakref
 from contextlib import suppress
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Callable
 
 import pytest
@@ -20,6 +22,7 @@ import remctl
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+    from types import FrameType
 
     from remctl.testing import Server
 
@@ -378,6 +381,41 @@ def test_nothing_is_left_of_calls_that_close_ended(
             thread.join(20)
             assert not thread.is_alive()
         stage.let_go()
+        wait_for_release(before)
+
+
+def test_close_at_any_line_of_open_leaves_nothing(server: Server) -> None:
+    """S44: as another thread's close() may come: no helper, nor its socket, stays."""
+    open_run_close(server)
+    package = str(Path(remctl.__file__).parent)
+    with socket.create_server(("127.0.0.1", 0), backlog=1000) as silent:
+        port = silent.getsockname()[1]
+        before = in_use()
+        for line in range(1, 1000):
+            client = remctl.Remctl(timeout=0.02)
+            left = line
+
+            def trace(frame: FrameType, event: str, _: object) -> Any:
+                nonlocal left
+                if not frame.f_code.co_filename.startswith(package):
+                    return None
+                left -= event == "line"
+                if left == 0 and event == "line":
+                    sys.settrace(None)
+                    client.close()  # noqa: B023 (called in this turn of the loop)
+                return trace
+
+            previous = sys.gettrace()
+            sys.settrace(trace)
+            try:
+                with pytest.raises(remctl.RemctlError):
+                    client.open("127.0.0.1", port, PRINCIPAL)
+            finally:
+                sys.settrace(previous)
+            if left > 0:
+                break
+        assert 50 < line < 999
+        # Here, before the silent server's end ends them.
         wait_for_release(before)
 
 

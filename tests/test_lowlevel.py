@@ -500,7 +500,8 @@ def test_second_open_that_fails(
     """S52: the handle is not open then, is safe to use, and can be opened again."""
     server = scripted(
         ["handshake", "wait_eof"],
-        [["handshake", {"stop": ["close", 1]}]],
+        # Not earlier: that may look like a reset, and open() would try again.
+        [["handshake", {"stop": ["close", 2]}]],
         ["handshake", "serve"],
     )
     assert low.remctl_open(handle, "localhost", server.port) == 1

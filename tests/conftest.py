@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Callable
 
 import hypothesis
 import pytest
-from scripted import ScriptedServer
+from scripted import ScriptedServer, ScriptedServers
 from support import remctl_conf
 
 import remctl
@@ -75,14 +75,22 @@ def client(server: Server) -> Iterator[remctl.Remctl]:
         yield client
 
 
+@pytest.fixture(scope="session")
+def scripted_servers(realm: Realm) -> Iterator[ScriptedServers]:
+    """What starts the scripted servers."""
+    with ScriptedServers(realm.env) as servers:
+        yield servers
+
+
 @pytest.fixture
-def scripted(realm: Realm) -> Iterator[Callable[..., ScriptedServer]]:
+def scripted(
+    scripted_servers: ScriptedServers,
+) -> Iterator[Callable[..., ScriptedServer]]:
     """Start servers that do as they are told: a list of steps for each connection."""
     with ExitStack() as stack:
 
         def start(*connections: list[Any], **options: Any) -> ScriptedServer:
-            return stack.enter_context(
-                ScriptedServer(list(connections), realm.env, **options)
-            )
+            server = scripted_servers.start(connections, **options)
+            return stack.enter_context(server)
 
         yield start

@@ -22,7 +22,7 @@ from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import Any, Callable
 
-from scripted import ScriptedServer
+from scripted import ScriptedServers
 from stages import PRINCIPAL, in_use, open_on
 from support import remctl_conf, wait_until
 
@@ -141,11 +141,11 @@ def main() -> int:
     print(platform.python_implementation(), platform.python_version(), flush=True)
     with Realm() as realm, realm.applied(), ExitStack() as stack:
         server = stack.enter_context(Server(realm, remctl_conf(realm)))
-
+        servers = stack.enter_context(ScriptedServers(realm.env))
         logs = []
 
         def scripted(*script: list[Any]) -> int:
-            hostile = stack.enter_context(ScriptedServer(script, realm.env))
+            hostile = stack.enter_context(servers.start(script))
             logs.append(hostile.events)
             return hostile.port
 

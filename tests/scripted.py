@@ -9,8 +9,9 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import signal
+import socket
 import subprocess
-import tempfile
 import threading
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -25,61 +26,87 @@ PYTHON = "/usr/bin/python3"
 SERVER = Path(__file__).with_name("scripted_server.py")
 
 
-class ScriptedServer:
-    """A running scripted server; a context manager that ends it.
+class ScriptedServers:
+    """Starts scripted servers; a context manager that lets no more be started.
 
-    Each item of script_connections is the list of steps of one connection, the last one
-    serving all later connections too. env is laid over the process's own environment
-    and has to name the keytab (KRB5_KTNAME) and the realm (KRB5_CONFIG).
+    env is laid over the process's own environment and has to name the keytab
+    (KRB5_KTNAME) and the realm (KRB5_CONFIG).
     """
 
-    def __init__(
-        self,
-        script_connections: Sequence[Sequence[Any]],
-        env: Mapping[str, str],
-        *,
-        ipv6: bool = False,
-    ) -> None:
-        """Start the server and wait until it listens.
+    def __init__(self, env: Mapping[str, str]) -> None:
+        """Start the process that they are forks of."""
+        self._control, theirs = socket.socketpair()
+        with theirs:
+            self._process = subprocess.Popen(
+                # -I: settings for the tested interpreter must not reach this one.
+                [PYTHON, "-I", str(SERVER), str(theirs.fileno())],
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.DEVNULL,
+                pass_fds=[theirs.fileno()],
+                env={**os.environ, **env},
+            )
 
-        Raises RuntimeError, with the server's reason, if it does not start.
+    def start(
+        self, connections: Sequence[Sequence[Any]], *, ipv6: bool = False
+    ) -> ScriptedServer:
+        """Start a server, and return when it listens.
+
+        Each item of connections is the list of steps of one connection, the last one
+        serving all later connections too. Raises RuntimeError, with the server's
+        reason, if it does not start.
         """
+        reading, stdin = os.pipe()
+        stdout, writing = os.pipe()
+        try:
+            socket.send_fds(self._control, [b"+"], [reading, writing])
+        finally:
+            os.close(reading)
+            os.close(writing)
+        script = json.dumps({"connections": connections, "ipv6": ipv6})
+        return ScriptedServer(script, stdin, stdout)
+
+    def __enter__(self) -> Self:
+        """Return the object itself."""
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """End the process."""
+        self._control.close()
+        # A forked child of a test may hold a copy of the socket.
+        self._process.terminate()
+        self._process.wait()
+
+
+class ScriptedServer:
+    """A running scripted server; a context manager that ends it."""
+
+    def __init__(self, script: str, stdin: int, stdout: int) -> None:
+        """Send the server its script, and wait until it listens."""
         self.port = 0
         self.events: list[dict[str, Any]] = []
         self._changed = threading.Condition()
         self._ended = False
-        # -I: settings for the tested interpreter must not reach this one.
-        command = [PYTHON, "-I", str(SERVER), *(["--ipv6"] if ipv6 else [])]
-        with tempfile.NamedTemporaryFile("w", suffix=".json") as script:
-            # In a file, as one argument is limited to 128 KiB.
-            json.dump({"connections": script_connections}, script)
-            script.flush()
-            try:
-                self._process = subprocess.Popen(
-                    [*command, "@" + script.name],
-                    stdin=subprocess.PIPE,
-                    stdout=subprocess.PIPE,
-                    env={**os.environ, **env},
-                )
-            except OSError as error:
-                message = (
-                    f"cannot run {PYTHON}: {error}; the scripted server needs the "
-                    "Debian packages python3 and python3-gssapi"
-                )
-                raise RuntimeError(message) from error
-            self._reader = threading.Thread(target=self._read, daemon=True)
-            self._reader.start()
-            try:
-                self.port = self.wait_for("listening")["port"]
-            except AssertionError as error:
-                self.close()
-                message = f"the scripted server did not start: {error}"
-                raise RuntimeError(message) from None
+        self._pid = 0
+        self._stdin = os.fdopen(stdin, "wb")
+        self._stdout = os.fdopen(stdout, "rb")
+        self._reader = threading.Thread(target=self._read, daemon=True)
+        self._reader.start()
+        try:
+            self._send(script.encode())
+            listening = self.wait_for("listening")
+        except (AssertionError, BrokenPipeError) as error:
+            self.close()
+            message = f"the scripted server did not start: {error}"
+            raise RuntimeError(message) from None
+        self.port, self._pid = listening["port"], listening["pid"]
+
+    def _send(self, line: bytes) -> None:
+        self._stdin.write(line + b"\n")
+        self._stdin.flush()
 
     def _read(self) -> None:
         """Collect the log until the server ends."""
-        assert self._process.stdout is not None
-        for line in self._process.stdout:
+        for line in self._stdout:
             if not line.endswith(b"\n"):
                 break  # SIGTERM came in the middle of it
             event = json.loads(line)
@@ -124,21 +151,17 @@ class ScriptedServer:
 
     def proceed(self) -> None:
         """Let one barrier pass, now or when it is reached."""
-        assert self._process.stdin is not None
-        self._process.stdin.write(b"\n")
-        self._process.stdin.flush()
+        self._send(b"")
 
     def close(self) -> None:
         """End the server; its log stays readable."""
-        assert self._process.stdin is not None
-        assert self._process.stdout is not None
         # A forked child of the test may hold a copy of the pipe: closing is not enough.
+        if self._pid and not self._ended:
+            os.kill(self._pid, signal.SIGTERM)
         with contextlib.suppress(BrokenPipeError):
-            self._process.stdin.close()
-        self._process.terminate()
-        self._process.wait()
+            self._stdin.close()
         self._reader.join()
-        self._process.stdout.close()
+        self._stdout.close()
 
     def __enter__(self) -> Self:
         """Return the running server."""

@@ -3,13 +3,15 @@
 
 Run it with Debian's Python, which has the GSS-API module (package python3-gssapi)::
 
-    /usr/bin/python3 scripted_server.py [--ipv6] SCRIPT
+    /usr/bin/python3 scripted_server.py FD
 
-SCRIPT is JSON, or ``@path`` of a file of JSON. The keytab is the one that KRB5_KTNAME
-names. The server listens on an unused port of 127.0.0.1 (with --ipv6 on the same port
-of ::1 too), prints ``{"event": "listening", "port": N}`` and serves each connection in
-a thread of its own. It ends when its standard input does, so it cannot outlive its
-parent, and on SIGTERM.
+FD is one end of a UNIX socket. For each octet that comes there, with the standard input
+and output of a server to be, a process is forked, which starts faster than an
+interpreter. The first line of its input is its script, JSON. The keytab is the one that
+KRB5_KTNAME names. The server listens on an unused port of 127.0.0.1 (with ``"ipv6":
+true`` on the same port of ::1 too), prints ``{"event": "listening", "port": N, "pid":
+P}`` and serves each connection in a thread of its own. It ends when its standard input
+does, so it cannot outlive its parent, and on SIGTERM.
 
 The log
 -------
@@ -37,11 +39,12 @@ error      a step failed, which ends the connection: ``text``
 
 The script
 ----------
-``{"connections": [[step, ...], ...]}``: the first connection accepted runs the first
-list, and so on; the last list serves all later ones. A step is ``"name"``, ``["name"]``
-or ``["name", {option: value, ...}]``. After its last step a connection is closed, as by
-the step close; when the client leaves or a step fails, the other steps are skipped. A
-script with an unknown step or option is refused at the start.
+``{"connections": [[step, ...], ...], "ipv6": false}``: the first connection accepted
+runs the first list, and so on; the last list serves all later ones. A step is
+``"name"``, ``["name"]`` or ``["name", {option: value, ...}]``. After its last step a
+connection is closed, as by the step close; when the client leaves or a step fails, the
+other steps are skipped. A script with an unknown step or option is refused at the
+start.
 
 Data options, where "data" is said: ``text`` or ``hex``, and ``size`` (that content, or
 "x", repeated to exactly so many bytes).
@@ -95,7 +98,6 @@ reset           close by RST
 
 from __future__ import annotations
 
-import argparse
 import contextlib
 import dataclasses
 import errno
@@ -110,16 +112,13 @@ import struct
 import sys
 import threading
 import time
-from pathlib import Path
 from select import POLLERR, POLLHUP, POLLRDHUP, poll
 from typing import Any, Callable, NamedTuple
 
 try:
     import gssapi  # type: ignore[import-not-found,unused-ignore]
 except ImportError as missing:
-    text = f"{missing}: install the Debian package python3-gssapi"
-    sys.stdout.write(json.dumps({"event": "error", "text": text}) + "\n")
-    sys.exit(2)
+    sys.exit(f"{missing}: install the Debian package python3-gssapi")
 
 TOKEN_CONTEXT = 0x02
 TOKEN_DATA = 0x04
@@ -711,11 +710,8 @@ def make_step(entry: str | list[Any]) -> Step:
     return Step(name, function, options)
 
 
-def load_script(source: str) -> list[list[Step]]:
-    """Read the script from the command line or from a file."""
-    if source.startswith("@"):
-        source = Path(source[1:]).read_text(encoding="utf-8")
-    connections = json.loads(source)["connections"]
+def load_script(connections: list[list[Any]]) -> list[list[Step]]:
+    """Make the steps of each connection."""
     if not connections:
         raise ValueError("a script needs at least one connection")
     return [[make_step(entry) for entry in steps] for steps in connections]
@@ -760,30 +756,45 @@ def accept_all(listeners: list[socket.socket], script: list[list[Step]]) -> None
             threading.Thread(target=connection.run, args=(steps,), daemon=True).start()
 
 
-def main() -> None:
+def serve_script() -> None:
     """Serve until standard input ends."""
-    parser = argparse.ArgumentParser(description="a scripted remctl server")
-    parser.add_argument("--ipv6", action="store_true", help="listen on ::1 too")
-    parser.add_argument("script", metavar="SCRIPT", help="JSON, or @path of a file")
-    arguments = parser.parse_args()
     try:
-        script = load_script(arguments.script)
-    except (ValueError, TypeError, LookupError, OSError) as mistake:
+        options = json.loads(sys.stdin.buffer.readline())
+        script = load_script(options["connections"])
+    except (ValueError, TypeError, LookupError) as mistake:
         log("error", text=f"bad script: {mistake}")
-        sys.exit(2)
-    # Ctrl-C is for the test that may be running; SIGTERM must work even if the parent
-    # blocked it, as a test of signals may.
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, signal.SIG_DFL)
-    signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM})
-    listeners = listen(ipv6=arguments.ipv6)
-    log("listening", port=listeners[0].getsockname()[1])
+        return
+    listeners = listen(ipv6=options["ipv6"])
+    log("listening", port=listeners[0].getsockname()[1], pid=os.getpid())
     threading.Thread(target=accept_all, args=(listeners, script), daemon=True).start()
     for _ in sys.stdin.buffer:
         barriers.release()
     # The threads are anywhere; only a line being printed is worth waiting for.
     log_lock.acquire(timeout=1)
-    os._exit(0)
+
+
+def main() -> None:
+    """Fork servers until the socket ends."""
+    # Ctrl-C is for the test that may be running; SIGTERM must work even if the parent
+    # blocked it, as a test of signals may.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM})
+    control = socket.socket(fileno=int(sys.argv[1]))
+    while True:
+        octet, fds, _, _ = socket.recv_fds(control, 1, 2)
+        if not octet:
+            return
+        # Not waited for: so nobody else gets the number that SIGTERM is sent to.
+        if os.fork() == 0:
+            control.close()
+            for fd, standard in zip(fds, (0, 1)):
+                os.dup2(fd, standard)
+                os.close(fd)
+            serve_script()
+            os._exit(0)
+        for fd in fds:
+            os.close(fd)
 
 
 if __name__ == "__main__":

@@ -47,7 +47,9 @@ def remctl(
 ) -> RemctlSimpleResult:
     """Run one command on a remote host and return its output and exit status.
 
-    Opens a connection, runs the command and closes the connection.
+    Opens a connection, runs the command and closes the connection.  Until it
+    returns, all of the output is kept in memory; see Remctl.output() for more
+    than fits there.
 
     Args:
         host: The host to connect to.
@@ -147,9 +149,11 @@ class Remctl:
         """Use the credential cache CCACHE for later open() calls on this object.
 
         A missing cache is noticed by open(), unless there is a client keytab,
-        from which Kerberos then fills it.  (remctl_set_ccache; with a
-        libremctl built without gss_krb5_import_cred, the whole process and all
-        its GSS-API connections change their cache.)
+        from which Kerberos then fills it.  Without set_ccache() the default
+        cache is used; what another GSS-API binding has set for its thread does
+        not count.  (remctl_set_ccache; with a libremctl built without
+        gss_krb5_import_cred, the whole process and all its GSS-API connections
+        change their cache.)
 
         Raises:
             TypeError, ValueError: Not a str, or it contains NUL.
@@ -281,6 +285,8 @@ class Remctl:
 
     def run(self, command: Iterable[object]) -> RemctlSimpleResult:
         """Send a command, read all its output and return the result.
+
+        Until it returns, all of the output is kept in memory.
 
         Threads that share the object can all call this: each gets its own
         command's result.

@@ -68,7 +68,8 @@ status          ``status`` 0..255
 error           ``code``, data
 version         ``version``: the highest one supported
 noop            the answer to a NOOP
-message         data: any plaintext, wrapped and sent as a data token
+message         data: any plaintext, wrapped and sent as a data token; ``encrypt``
+                (true): without it, it is only signed
 token           data: any payload, sent as it is; give ``flags``
 raw             data: bytes for the wire (``cut``, ``chunk`` and ``delay`` apply)
 replay          the previous token again
@@ -358,9 +359,9 @@ class Connection:
         """Send a token of this plaintext, encrypted."""
         self.send_payload(flags, self.wrap(plaintext), wire)
 
-    def wrap(self, plaintext: bytes) -> bytes:
-        """Encrypt a plaintext, which uses up a sequence number."""
-        wrapped: bytes = self.context.wrap(plaintext, encrypt=True).message
+    def wrap(self, plaintext: bytes, *, encrypt: bool = True) -> bytes:
+        """Wrap a plaintext, which uses up a sequence number."""
+        wrapped: bytes = self.context.wrap(plaintext, encrypt=encrypt).message
         return wrapped
 
     def send_message(self, protocol: int, kind: int, body: bytes, wire: Wire) -> None:
@@ -562,9 +563,12 @@ def noop(connection: Connection, wire: Wire, protocol: int = 3) -> None:
     connection.send_message(protocol, NOOP, b"", wire)
 
 
-def message(connection: Connection, data: Data, wire: Wire) -> None:
+def message(
+    connection: Connection, data: Data, wire: Wire, *, encrypt: bool = True
+) -> None:
     """Send any plaintext, wrapped."""
-    connection.send_wrapped(TOKEN_DATA | TOKEN_PROTOCOL, data.content(), wire)
+    payload = connection.wrap(data.content(), encrypt=encrypt)
+    connection.send_payload(TOKEN_DATA | TOKEN_PROTOCOL, payload, wire)
 
 
 def token(connection: Connection, data: Data, wire: Wire) -> None:

@@ -3,10 +3,12 @@
 
 from __future__ import annotations
 
+import ctypes
 import os
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
+from functools import partial
 from random import Random
 from typing import TYPE_CHECKING, Any, Callable
 
@@ -141,6 +143,22 @@ def test_a_one_shot_calls_cache_is_for_that_call(
             cache = None if name is None else caches[name]
             pool = pools[number % threads]
             assert pool.submit(one_shot, server, cache).result() == (name or here)
+
+
+def test_another_bindings_cache_is_not_ours(
+    server: Server, realm: Realm, caches: Caches
+) -> None:
+    """Hazard 26: gss_krb5_ccache_name() in a thread is for that thread's own calls."""
+    library = ctypes.CDLL("libgssapi_krb5.so.2")
+    with ThreadPoolExecutor(1) as pool:
+        set_name = partial(
+            library.gss_krb5_ccache_name,
+            ctypes.byref(ctypes.c_uint32()),
+            caches[realm.bob].encode(),
+            None,
+        )
+        assert pool.submit(set_name).result() == 0
+        assert pool.submit(one_shot, server, None).result() == realm.user
 
 
 def set_ccache(client: remctl.Remctl, realm: Realm, bob: str) -> None:

@@ -7,6 +7,7 @@ S43, S42 and hazards 30 to 39.  What else can be wrong on the wire: hostile.py.
 from __future__ import annotations
 
 import fcntl
+import os
 import select
 import socket
 import struct
@@ -250,6 +251,45 @@ def test_two_empty_outputs(scripted: Scripted, stream: int) -> None:
         ]
     result = remctl.remctl(HOST, odd.port, command=["x"])
     assert result == remctl.RemctlSimpleResult(None, None, 0)
+
+
+def test_replies_that_are_not_encrypted(scripted: Scripted) -> None:
+    """Hazard 28: libremctl accepts what is only signed, and does not tell."""
+    status = ["message", {"hex": "020407", "encrypt": False}]
+    odd = scripted(["handshake", "read", status, "serve"])
+    with remctl.Remctl(HOST, odd.port) as client:
+        assert client.run(["x"]).status == 7
+        assert client.run(["x", "y", "z"]).stdout == b"z"
+
+
+def test_a_number_that_libremctl_has_closed(scripted: Scripted) -> None:
+    """Hazard 12: it is a stranger's by then, and stays open for them."""
+    broken = scripted(["handshake", "read", "close"])
+    done = threading.Event()
+    failures: list[OSError] = []
+
+    def open_files() -> None:
+        try:
+            while not done.is_set():
+                for fd in [os.open(os.devnull, os.O_RDONLY) for _ in range(10)]:
+                    os.close(fd)
+        except OSError as error:
+            failures.append(error)
+
+    strangers = [threading.Thread(target=open_files) for _ in range(2)]
+    for stranger in strangers:
+        stranger.start()
+    try:
+        for _ in range(20):
+            with remctl.Remctl(HOST, broken.port) as client:
+                client.command(["x"])
+                with pytest.raises(remctl.RemctlError, match=EOF):
+                    client.output()
+    finally:
+        done.set()
+        for stranger in strangers:
+            stranger.join()
+    assert failures == []
 
 
 # Commands that do not get through

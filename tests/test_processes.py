@@ -295,6 +295,23 @@ def test_programs_started_do_not_inherit_the_connection(server: Server) -> None:
         assert inherited() == before
 
 
+def test_programs_without_standard_streams(server: Server, tmp_path: Path) -> None:
+    """Hazard 63: descriptors 0, 1 and 2 serve a connection like any other."""
+    program = """
+import sys, remctl
+host, port, file = sys.argv[1:]
+with remctl.Remctl(host, port) as client:
+    result = client.run(["test", "hello"])
+    low = client.fileno() < 3
+open(file, "wb").write(result.stdout if low else b"no")
+"""
+    file = tmp_path / "result"
+    shell = ["sh", "-c", 'exec "$@" <&- >&- 2>&-', "sh", sys.executable, "-c", program]
+    command = [*shell, server.host, str(server.port), str(file)]
+    subprocess.run(command, cwd=tmp_path, check=True)
+    assert file.read_bytes() == b"hello world\n"
+
+
 # The interpreter's end
 
 ENDINGS = {

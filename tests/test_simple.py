@@ -212,6 +212,20 @@ def test_command_is_consumed_once(
     assert asked == ["test", "args", "a"]
 
 
+def test_arguments_are_copied_at_once(
+    run: Callable[..., remctl.RemctlSimpleResult],
+) -> None:
+    """Hazard 61: what becomes of a bytearray later is not sent."""
+
+    def items() -> Iterator[object]:
+        buffer = bytearray(b"first")
+        yield from ("test", "args", buffer)
+        buffer[:] = b"other"
+        yield buffer
+
+    assert run(items()).stdout == b"first\0other\0"
+
+
 @pytest.mark.parametrize(
     ("argument", "octets"),
     [

@@ -1,0 +1,777 @@
+# SPDX-License-Identifier: MIT
+"""What libremctl 3.18 does when pushed, what keeps it away, and the tests that show it.
+
+An audit of the C library found these; the comments of the tests have their numbers.
+A Removal takes a guard out of the package: one of the row's tests fails then, which
+``without_guards.py`` shows.  Rows without one have no guard that could be taken out:
+what is dangerous is not called, or not offered, at all.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, NamedTuple
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+
+class Removal(NamedTuple):
+    """Replacements of text in one file of the package."""
+
+    file: str
+    replacements: dict[str, str]
+
+
+class Hazard(NamedTuple):
+    """One row."""
+
+    what: str
+    guard: str
+    # Relative to this directory.
+    tests: Sequence[str]
+    removals: Sequence[Removal] = ()
+    # What README.md or a docstring tells the user, where nothing else can be done.
+    said: str = ""
+
+
+HOSTILE = "test_hostile.py::test_hostile_server"
+
+HAZARDS: dict[int, Hazard] = {
+    # Memory errors and crashes
+    1: Hazard(
+        "remctl() frees a buffer twice when a server sends two empty outputs",
+        "never called: the one-call interface stands on the full one",
+        [
+            "test_lost_connection.py::test_two_empty_outputs",
+            "test_lowlevel.py::test_two_empty_outputs_are_served",
+        ],
+    ),
+    2: Hazard(
+        "a second open on a handle that fails leaves a stale descriptor number",
+        "each open() makes a handle of its own",
+        [
+            "test_lowlevel.py::test_second_open_that_fails",
+            "test_client.py::test_failed_open",
+        ],
+    ),
+    3: Hazard(
+        "with a time-out, select() on a descriptor above 1023 aborts the process",
+        "libremctl has a time-out only where no descriptor can be that large",
+        ["test_timeouts.py::test_time_outs_under_strain[fds]"],
+        [
+            Removal(
+                "_shim.c",
+                {"&& limit.rlim_cur <= FD_SETSIZE)": "&& limit.rlim_cur > 0)"},
+            )
+        ],
+    ),
+    4: Hazard(
+        "with protocol 1, remctl_output() after a failure runs on descriptor -1",
+        "a failure closes the connection",
+        ["test_protocol1.py::test_a_broken_command_is_an_error_and_not_repeated"],
+        [
+            Removal(
+                "_connection.py",
+                {"return self.in_flight or (": "return False and ("},
+            )
+        ],
+    ),
+    5: Hazard(
+        "the same after a failed open, of which a server can make protocol 1",
+        "an object whose open() has failed has no connection",
+        [f"{HOSTILE}[answer of length 0]", "test_client.py::test_failed_open"],
+        [
+            Removal(
+                "_client.py",
+                {
+                    "            connection.close()\n"
+                    "            self._connection = None\n\n"
+                    "    def _open(": "            pass\n\n    def _open("
+                },
+            )
+        ],
+    ),
+    6: Hazard(
+        "a handle is not thread safe",
+        "one lock for each object, around the call and the copying of its results",
+        [
+            "test_threads.py::test_mixed_calls_corrupt_nothing",
+            "test_threads.py::test_each_thread_gets_its_own_reply",
+        ],
+        [Removal("_client.py", {"with self._lock:": "with threading.RLock():"})],
+    ),
+    7: Hazard(
+        "remctl_close() frees what another thread's call is using",
+        "close() shuts the socket down; who leaves the connection last frees it",
+        ["test_threads.py::test_close_ends_a_blocked_call_at_once"],
+        [
+            Removal(
+                "_shim.c",
+                {
+                    "shutdown(c->fd, SHUT_RDWR);\n    shim_release(c);\n": (
+                        "shutdown(c->fd, SHUT_RDWR);\n    end_connection(c);\n"
+                    )
+                },
+            ),
+            Removal(
+                "_shim.c",
+                {
+                    "if (atomic_load(&c->users) > 1 && c->fd >= 0)": "if (0)",
+                },
+            ),
+        ],
+    ),
+    8: Hazard(
+        "a second close frees twice",
+        "a connection counts who uses it, and being open counts once",
+        [
+            "test_memory.py::test_close_twice",
+            "test_memory.py::test_close_from_many_threads",
+            "test_threads.py::test_close_ends_a_blocked_call_at_once",
+        ],
+        [
+            Removal(
+                "_shim.c",
+                {
+                    "    if (atomic_exchange(&c->closing, true))\n        return;\n": (
+                        "    atomic_store(&c->closing, true);\n"
+                        "    atomic_store(&c->users, 1);\n"
+                    )
+                },
+            )
+        ],
+    ),
+    9: Hazard(
+        "texts and data that libremctl returns die at the next call",
+        "texts are copied, data is taken over, within the call",
+        [
+            "test_client.py::test_tokens_of_a_command",
+            f"{HOSTILE}[noop answered by garbage]",
+        ],
+        [
+            Removal("_shim.c", {"    output->data = NULL;\n": ""}),
+            Removal(
+                "_shim.c", {"strdup(text);\n    c->idle": "(char *) text;\n    c->idle"}
+            ),
+        ],
+    ),
+    10: Hazard(
+        "NULL for a string crashes, or means loopback",
+        "strings are strings, and the host is not empty",
+        ["test_arguments.py::test_bad_input"],
+        [
+            Removal("_arguments.py", {"if not isinstance(value, str):": "if False:"}),
+            Removal("_arguments.py", {"    if not host:\n": "    if False:\n"}),
+        ],
+    ),
+    11: Hazard(
+        "a descriptor that is no socket is written to, or aborts the process",
+        "open(sock=...) takes connected stream sockets only",
+        ["test_arguments.py::test_bad_sock"],
+        [
+            Removal("_arguments.py", {"if sock.fileno() < 0:": "if False:"}),
+            Removal(
+                "_arguments.py", {"if sock.type != socket.SOCK_STREAM:": "if False:"}
+            ),
+            Removal(
+                "_arguments.py", {"        sock.getpeername()\n": "        pass\n"}
+            ),
+        ],
+    ),
+    12: Hazard(
+        "remctl_open_fd() closes the descriptor, also when it fails",
+        "it has a duplicate of its own",
+        ["test_lost_connection.py::test_a_number_that_libremctl_has_closed"],
+        [
+            Removal(
+                "_shim.c",
+                {"library_fd = duplicate(socket, &failed);": "library_fd = c->fd;"},
+            )
+        ],
+    ),
+    13: Hazard(
+        "a non-blocking socket makes it spin, and then report an end of file",
+        "the socket is made blocking",
+        ["test_client.py::test_sock_is_used_and_taken_over"],
+        [Removal("_connect.py", {"    sock.setblocking(True)\n": ""})],
+    ),
+    14: Hazard(
+        "with protocol 1, an output's status and error are uninitialised",
+        "of a token only the members of its type are read",
+        ["test_protocol1.py::test_each_command_has_a_connection_and_its_own_status"],
+        [
+            Removal(
+                "_connection.py",
+                {
+                    '"output", data, STREAMS[handle.stream])': (
+                        '"output", data, STREAMS[handle.stream], handle.status or 1)'
+                    )
+                },
+            )
+        ],
+    ),
+    15: Hazard(
+        "a status and the end have NULL for data",
+        "data is unpacked where there is some",
+        ["test_client.py::test_tokens_of_a_command"],
+        [
+            Removal(
+                "_connection.py",
+                {"handle.length) if handle.length else": "handle.length) if True else"},
+            )
+        ],
+    ),
+    16: Hazard(
+        "each open of a handle, and each replayed token, leaks",
+        "one handle for one connection, closed at the first error",
+        [
+            "test_memory.py::test_memory_stays_bounded",
+            "test_memory.py::test_nothing_is_left_of_300_connections",
+        ],
+        [Removal("_shim.c", {"    remctl_close(c->remctl);\n": ""})],
+    ),
+    17: Hazard(
+        "krb5 reads the environment while another thread may change it",
+        "nothing in this package writes there; the user is told",
+        ["test_client.py::test_krb5ccname_is_read_by_each_open"],
+        said="Writing to `os.environ` while another thread opens a connection",
+    ),
+    # The wrong identity, the wrong server
+    18: Hazard(
+        "pointers to the host and the principal are kept",
+        "both are C memory of the connection's own",
+        ["test_client.py::test_sock_with_a_principal"],
+        [
+            Removal(
+                "_shim.c",
+                {
+                    "c->principal = copy_or_null(principal, &failed);": (
+                        "c->principal = (char *) (uintptr_t) principal;"
+                    ),
+                    "    free(c->principal);\n    c->host = c->principal = NULL;\n"
+                    "    if (!c->handed_over": "    if (!c->handed_over",
+                },
+            )
+        ],
+    ),
+    19: Hazard(
+        "it opens a connection again by itself, as whoever is current then",
+        "a lost connection is closed; protocol 1 keeps the cache of open()",
+        [
+            "test_protocol1.py::test_commands_run_as_who_opened",
+            "test_protocol1.py::test_a_variable_that_was_not_there_at_open",
+        ],
+        [
+            Removal(
+                "_connection.py",
+                {"(-1, self._protocol1_ccache)": "(-1, self._ccache)"},
+            ),
+            Removal("_connection.py", {"        self._check_identity()\n": ""}),
+        ],
+    ),
+    20: Hazard(
+        "NUL cuts a host, principal or cache short",
+        "ValueError",
+        ["test_arguments.py::test_nul_in_any_string"],
+        [Removal("_arguments.py", {'if "\\0" in value:': "if False:"})],
+    ),
+    21: Hazard(
+        "remctl_noop() opens a new connection and reports success",
+        "a lost connection is closed",
+        [f"{HOSTILE}[close after status, noop]", f"{HOSTILE}[noop answered by close]"],
+        [
+            Removal(
+                "_connection.py",
+                {
+                    "        outcome = yield from self._in_time(\n"
+                    "            while_moving(handle, partial(lib.shim_noop": (
+                        "        self.in_flight = False\n"
+                        "        outcome = yield from self._in_time(\n"
+                        "            while_moving(handle, partial(lib.shim_noop"
+                    )
+                },
+            )
+        ],
+    ),
+    22: Hazard(
+        "a single bit that nothing protects turns a server into one of protocol 1",
+        "a server that has spoken protocol 2 is not believed",
+        [f"{HOSTILE}[a downgrade to protocol 1]"],
+        [
+            Removal(
+                "_connection.py",
+                {"_refuse_downgrade(port)\n        self": "_server\n        self"},
+            )
+        ],
+    ),
+    23: Hazard(
+        "a handle that has spoken protocol 1 speaks it to every later server",
+        "each open() makes a handle of its own",
+        ["test_protocol1.py::test_a_server_that_turns_from_1_to_2"],
+    ),
+    24: Hazard(
+        "settings are for the next open, and looked at there",
+        "they are the object's, and documented so",
+        [
+            "test_client.py::test_ccache_is_for_later_opens",
+            "test_client.py::test_source_ip_is_for_later_opens",
+            "test_client.py::test_missing_ccache_is_noticed_by_open",
+        ],
+    ),
+    25: Hazard(
+        "krb5 fills a missing cache from a client keytab, as whoever that is",
+        "the user is told",
+        ["test_client.py::test_missing_ccache_is_noticed_by_open"],
+        said="unless there is a client keytab",
+    ),
+    26: Hazard(
+        "gss_krb5_ccache_name() overrules KRB5CCNAME in the thread that called it",
+        "handshakes run in threads of their own; the user is told",
+        ["test_identity.py::test_another_bindings_cache_is_not_ours"],
+        [
+            Removal(
+                "_waiting.py",
+                {"_thread.start_new_thread(self._run, ())": "self._run()"},
+            )
+        ],
+        said="what another GSS-API binding has set for its thread does not count",
+    ),
+    27: Hazard(
+        'the principal is the server\'s, and "" is not none',
+        'documented; "" stands for none',
+        ["test_simple.py::test_default_principal_is_the_host"],
+        [Removal("_arguments.py", {", principal) or None": ", principal)"})],
+    ),
+    28: Hazard(
+        "tokens that are signed and not encrypted are accepted",
+        "nothing shows them; the user is told",
+        ["test_lost_connection.py::test_replies_that_are_not_encrypted"],
+        said="a server that signs its replies and does not encrypt them",
+    ),
+    29: Hazard(
+        "some builds can set the cache of the whole process only",
+        "the user is told (builds with MIT Kerberos have one for each object)",
+        ["test_identity.py::test_each_object_runs_as_the_user_of_its_cache"],
+        [Removal("_connection.py", {"self._ccache = ccache": "self._ccache = None"})],
+        said="with a libremctl built without gss_krb5_import_cred",
+    ),
+    # Wrong results
+    30: Hazard(
+        "a command before the last one's reply is read gets that reply",
+        "RemctlError, and nothing is sent",
+        ["test_client.py::test_reply_must_be_read_first"],
+        [
+            Removal(
+                "_connection.py",
+                {"check_no_reply_pending()\n        self._check": "check"},
+            )
+        ],
+    ),
+    31: Hazard(
+        "after an error other than the end, the next command gets the last reply",
+        "any failed call closes the connection",
+        [f"{HOSTILE}[reply with token of length 0]"],
+        [
+            Removal(
+                "_connection.py", {"return self.in_flight or (": "return False and ("}
+            )
+        ],
+    ),
+    32: Hazard(
+        "with remctl_open_fd() and protocol 1 there is no exit status",
+        "remctl_open() for each command, and none on a socket of the caller's",
+        ["test_protocol1.py::test_a_socket_cannot_serve_protocol_1"],
+        [
+            Removal(
+                "_shim.c", {"    else if (speaks_protocol1(c))\n": "    else if (0)\n"}
+            )
+        ],
+    ),
+    33: Hazard(
+        "the exit status goes through a signed char",
+        "128 to 255 are put right",
+        ["test_client.py::test_every_status"],
+        [Removal("_shim.c", {"        c->status += 256;\n": "        ;\n"})],
+    ),
+    34: Hazard(
+        "remctl_command() and remctl() cut arguments at NUL",
+        "only remctl_commandv() is called",
+        [
+            "test_client.py::test_nul_in_arguments",
+            "test_simple.py::test_nul_is_not_the_end_of_an_argument",
+        ],
+    ),
+    35: Hazard(
+        "a command that failed ends with DONE, like one that went well",
+        "a result has a status; failed calls close the connection",
+        [
+            "test_lost_connection.py::test_run_makes_no_result_without_a_status",
+            f"{HOSTILE}[a server that never reads]",
+        ],
+        [
+            Removal(
+                "_client.py",
+                {"connection.broken or (interrupted and connection": "False and (1"},
+            )
+        ],
+    ),
+    36: Hazard(
+        "a command of which half was sent is joined by the next one",
+        "any failed call closes the connection",
+        ["test_lost_connection.py::test_a_reset_in_the_middle_of_a_large_command"],
+        [
+            Removal(
+                "_connection.py",
+                {
+                    "        self.in_flight = True\n"
+                    "        if self._protocol1_port is None:\n"
+                    "            handle": (
+                        "        if self._protocol1_port is None:\n            handle"
+                    )
+                },
+            )
+        ],
+    ),
+    37: Hazard(
+        "remctld answers each token of a command that is too large with an error",
+        "100 MiB are refused, and an error for several tokens ends the connection",
+        [
+            "test_arguments.py::test_bad_input",
+            "test_arguments.py::test_largest_command",
+            "test_lost_connection.py::test_an_error_for_a_command_of_several_tokens",
+        ],
+        [
+            Removal("_arguments.py", {"    if size > MAX_COMMAND:": "    if False:"}),
+            Removal(
+                "_connection.py", {"self._out_of_step = self._many_tokens": "pass"}
+            ),
+        ],
+    ),
+    38: Hazard(
+        "tokens after the end of a reply are kept for the next one",
+        "nothing may have come before a command is sent",
+        [
+            f"{HOSTILE}[output after status, run]",
+            f"{HOSTILE}[output after status, noop]",
+        ],
+        [
+            Removal(
+                "_shim.c",
+                {"if (n > 0)\n        return fail(": "if (0)\n        return fail("},
+            )
+        ],
+    ),
+    39: Hazard(
+        "remctl_noop() swallows a token of an unread reply",
+        "RemctlError, and nothing is sent",
+        ["test_client.py::test_reply_must_be_read_first"],
+        [
+            Removal(
+                "_connection.py",
+                {
+                    "        self._check_no_reply_pending()\n"
+                    "        if self._protocol1_port is not None:": (
+                        "        if self._protocol1_port is not None:"
+                    )
+                },
+            )
+        ],
+    ),
+    40: Hazard(
+        "with protocol 1, output without a command blocks, and statuses repeat",
+        "without a reply outstanding the answer is DONE, and nothing is asked",
+        ["test_protocol1.py::test_each_command_has_a_connection_and_its_own_status"],
+        [
+            Removal(
+                "_connection.py",
+                {"        if not self.pending:\n            return DONE\n": ""},
+            )
+        ],
+    ),
+    # Signals, hangs and time
+    41: Hazard(
+        "Ctrl-C is noticed when the C call returns",
+        "what may block runs in a thread of its own",
+        ["test_signals.py::test_ctrl_c_ends_a_call_at_once[handshake]"],
+        [
+            Removal(
+                "_waiting.py",
+                {"_thread.start_new_thread(self._run, ())": "self._run()"},
+            )
+        ],
+    ),
+    42: Hazard(
+        "ten signals end a write, a hundred a read",
+        "signals are blocked in the threads that may block in C",
+        ["test_signals.py::test_signals_do_not_disturb_large_transfers"],
+        [Removal("_shim.c", {"    sigfillset(&all);\n": "    sigemptyset(&all);\n"})],
+    ),
+    43: Hazard(
+        "with a signal every now and then, a time-out never comes",
+        "a deadline, fixed before the wait",
+        ["test_signals.py::test_signals_do_not_put_time_outs_off"],
+        [
+            Removal(
+                "_connection.py",
+                {
+                    "Readiness(handle.fd, select.POLLIN, deadline)": (
+                        "Readiness(handle.fd, select.POLLIN, Deadline(timeout))"
+                    ),
+                    "                if deadline.passed():\n"
+                    "                    silence": (
+                        "                if deadline.passed() and 0:\n"
+                        "                    silence"
+                    ),
+                },
+            )
+        ],
+    ),
+    44: Hazard(
+        "SIGPIPE kills programs that have set it to SIG_DFL",
+        "it is blocked, and taken back, around each call that may write",
+        ["test_signals.py::test_lost_connection_does_not_kill"],
+        [
+            Removal(
+                "_shim.c",
+                {"if (!guard->sigpipe_was_pending && sigpipe_pending())": "if (0)"},
+            )
+        ],
+    ),
+    45: Hazard(
+        "a handler's exception comes after the call: a token is lost",
+        "an operation is marked as begun before the call, as ended after",
+        ["test_signals.py::test_handler_that_raises_at_any_line_leaves_nothing_behind"],
+        [
+            Removal(
+                "_connection.py",
+                {
+                    "        self.in_flight = True\n"
+                    "        outcome = lib.shim_output(": (
+                        "        outcome = lib.shim_output("
+                    )
+                },
+            )
+        ],
+    ),
+    46: Hazard(
+        "writes may block for ever, those of remctl_close() too",
+        "the socket is shut down first, unless QUIT fits its buffer",
+        [
+            "test_timeouts.py::test_a_stalled_server_times_out[large write]",
+            f"{HOSTILE}[a server that never reads]",
+        ],
+        [
+            Removal(
+                "_shim.c",
+                {"(fd >= 0 && !(c->idle && fits": "(0 && !(c->idle && fits"},
+            )
+        ],
+    ),
+    47: Hazard(
+        "a forked child's close ends the parent's connection",
+        "a child only lets go of its copies",
+        [
+            "test_processes.py::test_forked_child_neither_uses_nor_disturbs_the_connection",
+            "test_processes.py::test_forked_child_leaves_an_idle_connection_alone",
+        ],
+        [
+            Removal(
+                "_shim.c",
+                {
+                    "    if (c->pid != getpid()) {\n        forget_connection(c);\n"
+                    "        return;\n    }\n": ""
+                },
+            ),
+            Removal("_client.py", {"if self._pid != os.getpid():": "if False:"}),
+        ],
+    ),
+    48: Hazard(
+        "no time-out holds for the name service and the KDC",
+        "both are waited for in a thread, until a deadline of our own",
+        [
+            "test_timeouts.py::test_the_name_service_times_out",
+            "test_timeouts.py::test_a_mute_kdc_times_out",
+        ],
+        [
+            Removal(
+                "_connection.py",
+                {"shim_open, handle), deadline)": "shim_open, handle), Deadline(0))"},
+            ),
+            Removal(
+                "_connect.py",
+                {"(look_up, Deadline(timeout))": "(look_up, Deadline(0))"},
+            ),
+        ],
+    ),
+    49: Hazard(
+        "a time-out is for each read: a server that dribbles never runs into it",
+        "one deadline for the whole handshake; silence is measured afterwards",
+        ["test_timeouts.py::test_the_handshake_times_out_as_a_whole"],
+        [
+            Removal(
+                "_connection.py",
+                {
+                    "run_in_thread(partial(lib.shim_open, handle), deadline)": (
+                        "while_moving(handle, partial(lib.shim_open, handle), timeout)"
+                    )
+                },
+            ),
+        ],
+    ),
+    50: Hazard(
+        "the wall clock counts, in whole seconds",
+        "the monotonic clock",
+        ["test_timeouts.py::test_the_wall_clock_does_not_count"],
+        [
+            Removal(
+                "_waiting.py",
+                {
+                    "time.monotonic() + timeout": "time.time() + timeout",
+                    "when - time.monotonic()": "when - time.time()",
+                },
+            )
+        ],
+    ),
+    51: Hazard(
+        "half a second would be none, which is for ever",
+        "fractions count; what is no finite number is refused",
+        [
+            "test_arguments.py::test_bad_input",
+            "test_simple.py::test_timeout_ends_the_call",
+        ],
+        [
+            Removal(
+                "_arguments.py", {"    if not math.isfinite(number):": "    if False:"}
+            ),
+            Removal(
+                "_client.py",
+                {"_timeout = seconds\n": "_timeout = float(int(seconds))\n"},
+            ),
+        ],
+    ),
+    # Input, text and resources
+    52: Hazard(
+        "texts are octets of no known encoding",
+        "what is not UTF-8 becomes escapes",
+        [
+            "test_client.py::test_failed_open",
+            "test_protocol1.py::test_an_error_is_never_a_success",
+        ],
+        [
+            Removal(
+                "_ffi.py", {'decode("utf-8", "backslashreplace")': 'decode("ascii")'}
+            )
+        ],
+    ),
+    53: Hazard(
+        "a server's codes and texts are anything",
+        "codes are ints of 32 bits, texts octets",
+        [
+            "test_client.py::test_unknown_error_codes_are_ints",
+            f"{HOSTILE}[error 6 with Latin-1]",
+        ],
+        [
+            Removal(
+                "_connection.py", {"ERROR_CODES.get(code, code)": "ErrorCode(code)"}
+            ),
+            Removal("_results.py", {'"backslashreplace"': '"strict"'}),
+        ],
+    ),
+    54: Hazard(
+        "output has no bound",
+        "the full interface reads token by token; the user is told",
+        [f"{HOSTILE}[an endless flood]"],
+        said="all of the output is kept in memory",
+    ),
+    55: Hazard(
+        "an empty command goes to the server",
+        "ValueError",
+        ["test_arguments.py::test_bad_input"],
+        [Removal("_arguments.py", {"    if not arguments:": "    if False:"})],
+    ),
+    56: Hazard(
+        "source addresses are taken in odd notations, and nonsense as late as can be",
+        "what ipaddress takes, before connecting",
+        ["test_client.py::test_source_ip_is_checked_by_open"],
+        [
+            Removal(
+                "_connect.py",
+                {"family = source_family(source_ip)": "family = None"},
+            )
+        ],
+    ),
+    57: Hazard(
+        "programs that are started inherit the connection",
+        "descriptors are closed on exec",
+        ["test_processes.py::test_programs_started_do_not_inherit_the_connection"],
+        [
+            Removal(
+                "_shim.c", {"fcntl(fd, F_DUPFD_CLOEXEC, 0)": "fcntl(fd, F_DUPFD, 0)"}
+            )
+        ],
+    ),
+    58: Hazard(
+        "finalizers do network I/O, for ever at worst",
+        "QUIT where it fits the buffer, else the socket is shut down; no lock taken",
+        [
+            "test_memory.py::test_dropping_the_object_closes_the_connection",
+            "test_memory.py::test_finalizers_may_use_the_object",
+        ],
+        [
+            Removal(
+                "_shim.c",
+                {
+                    "    atomic_store(&c->finalized, true);\n    shim_close": (
+                        "    return;\n    shim_close"
+                    )
+                },
+            ),
+        ],
+    ),
+    59: Hazard(
+        "a signal handler may use the object its own thread is using",
+        "it gets a RemctlError",
+        ["test_signals.py::test_handler_cannot_use_the_object_of_its_own_thread"],
+        [
+            Removal(
+                "_client.py",
+                {"call():\n            raise": "call() and False:\n            raise"},
+            )
+        ],
+    ),
+    60: Hazard(
+        "a wrong declaration of a C type goes unnoticed",
+        "the compiler sees all of them (API mode)",
+        ["test_packaging.py::test_every_c_function_is_offered_or_left_out"],
+    ),
+    61: Hazard(
+        "a bytearray may change while it is being sent",
+        "it is copied first",
+        [
+            "test_simple.py::test_arguments_are_converted",
+            "test_simple.py::test_arguments_are_copied_at_once",
+        ],
+        [
+            Removal(
+                "_arguments.py",
+                {"        return bytes(item)\n": "        return item\n"},
+            )
+        ],
+    ),
+    62: Hazard(
+        "names that are not ASCII are looked up, and authenticated to, as they are",
+        "IDNA, once, for both; numeric shorthands are the resolver's",
+        ["test_arguments.py::test_names_that_nobody_has"],
+        [
+            Removal(
+                "_arguments.py",
+                {'host.encode("idna").decode("ascii")': "host"},
+            )
+        ],
+    ),
+    63: Hazard(
+        "a connection may get descriptor 0, 1 or 2",
+        "works as with any other",
+        ["test_processes.py::test_programs_without_standard_streams"],
+    ),
+}

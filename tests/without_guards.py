@@ -1,0 +1,87 @@
+# SPDX-License-Identifier: MIT
+"""Take each guard of ``hazards.py`` out of the package and see its tests fail.
+
+    python tests/without_guards.py [NUMBER ...]
+
+Builds the package without the guard beside the installed one, for each in turn, and
+prints which of its tests noticed.  Exits with 0 if for every guard one did.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from hazards import HAZARDS, Removal
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+HERE = Path(__file__).parent
+SOURCES = ["pyproject.toml", "setup.py", "build_remctl.py", "README.md", "LICENSE"]
+
+
+def build(removal: Removal, directory: Path) -> Path:
+    """Return where the package is, without the guard."""
+    source, target = directory / "source", directory / "target"
+    source.mkdir()
+    for name in [*SOURCES, "_remctl.py"]:
+        shutil.copy(HERE.parent / name, source)
+    shutil.copytree(HERE.parent / "remctl", source / "remctl")
+    file = source / "remctl" / removal.file
+    text = file.read_text(encoding="utf-8")
+    for old, new in removal.replacements.items():
+        text = text.replace(old, new)
+    file.write_text(text, encoding="utf-8")
+    command = ["-m", "pip", "install", "--quiet", "--no-deps", "--target", str(target)]
+    subprocess.run([sys.executable, *command, str(source)], check=True)
+    return target
+
+
+def fails(tests: Sequence[str], package: Path) -> bool:
+    """Whether one of the tests fails with this package."""
+    # By a thread: without a guard, signals may not get through.
+    options = ["-qx", "--color=no", "-o", "timeout=20", "-o", "timeout_method=thread"]
+    result = subprocess.run(
+        [sys.executable, "-m", "pytest", *options, *tests],
+        cwd=HERE,
+        env={**os.environ, "PYTHONPATH": str(package)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    output = result.stdout.splitlines() or ["nothing"]
+    print(
+        "    ", output[-1] if result.returncode >= 0 else f"signal {result.returncode}"
+    )
+    if result.returncode > 1:
+        raise SystemExit(result.stdout + result.stderr)
+    return result.returncode != 0  # 1, or the signal that it died of
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("numbers", type=int, nargs="*", metavar="NUMBER")
+    numbers = parser.parse_args().numbers or list(HAZARDS)
+    unnoticed = []
+    count = 0
+    for number in numbers:
+        hazard = HAZARDS[number]
+        for removal in hazard.removals:
+            print(f"{number}: {hazard.guard} ({removal.file})", flush=True)
+            count += 1
+            with tempfile.TemporaryDirectory() as directory:
+                if not fails(hazard.tests, build(removal, Path(directory))):
+                    unnoticed.append(number)
+    print(f"{count} guards taken out, not noticed: {unnoticed or 'none'}")
+    return int(bool(unnoticed))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

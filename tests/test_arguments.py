@@ -633,3 +633,9 @@ def test_names_that_nobody_has(host: str) -> None:
     with pytest.raises(remctl.RemctlError) as caught:
         remctl.Remctl(host)
     assert str(caught.value).startswith(f"unknown host {host}: ")
+
+
+def test_names_that_are_not_ascii() -> None:
+    """Hazard 62: name service and Kerberos see the same, IDNA."""
+    with pytest.raises(remctl.RemctlError, match="^unknown host xn--bcher-kva.invalid"):
+        remctl.Remctl("b\N{LATIN SMALL LETTER U WITH DIAERESIS}cher.invalid")

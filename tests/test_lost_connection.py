@@ -7,6 +7,7 @@ S43, S42 and hazards 30 to 39.  What else can be wrong on the wire: hostile.py.
 from __future__ import annotations
 
 import fcntl
+import gc
 import os
 import select
 import socket
@@ -290,6 +291,23 @@ def test_a_number_that_libremctl_has_closed(scripted: Scripted) -> None:
         for stranger in strangers:
             stranger.join()
     assert failures == []
+
+
+@pytest.mark.parametrize("end", ["close", "finalizer"])
+def test_the_end_does_not_wait_for_room_to_write(scripted: Scripted, end: str) -> None:
+    """Hazard 46, S44: where QUIT does not fit the send buffer, it is not sent."""
+    full = scripted(["handshake", "stop_reading"])
+    with socket.create_connection(("127.0.0.1", full.port)) as sock, sock.dup() as same:
+        client = remctl.Remctl()
+        client.open(HOST, sock=sock)
+        with pytest.raises(BlockingIOError):
+            while True:
+                same.send(bytes(100_000), socket.MSG_DONTWAIT)
+        if end == "close":
+            client.close()
+        del client
+        gc.collect()
+        assert same.recv(1) == b""  # shut down
 
 
 # Commands that do not get through

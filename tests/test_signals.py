@@ -150,9 +150,18 @@ def test_ctrl_c_ends_a_program(options: tuple[str, ...], scripted: Start) -> Non
 # Handlers that return
 
 
-@pytest.fixture(params=["timer", "children"])
+# Signals from outside: a child's own goes to the thread that started it.
+STORMS = {
+    "children": "os.kill(pid, signal.SIGCHLD)",
+    # Helper threads get none of what is sent to the process as a whole.
+    "threads": "for thread in os.listdir(f'/proc/{pid}/task'):"
+    " libc.tgkill(pid, int(thread), signal.SIGCHLD)",
+}
+
+
+@pytest.fixture(params=["timer", *STORMS])
 def storm(request: pytest.FixtureRequest) -> Iterator[list[Any]]:
-    """A signal a millisecond: a profiler's timer, or children that end.
+    """A signal a millisecond: a profiler's timer, children that end, or each thread's.
 
     The handler pops a function off the list, and calls it, at each 300th signal.
     """
@@ -171,11 +180,11 @@ def storm(request: pytest.FixtureRequest) -> Iterator[list[Any]]:
             yield then
             signal.setitimer(signal.ITIMER_REAL, 0)
         return
-    # Sent from outside, as a child's own goes to the thread that started it.
     program = f"""if True:
-        import os, signal, time
+        import ctypes, os, signal, time
+        pid, libc = {os.getpid()}, ctypes.CDLL(None)
         while True:
-            os.kill({os.getpid()}, signal.SIGCHLD)
+            {STORMS[request.param]}
             time.sleep(0.001)
     """
     with handler(signal.SIGCHLD, handle):

@@ -389,6 +389,14 @@ def test_text_of_any_server_can_be_shown(scripted: Callable[..., Any]) -> None:
     assert str(caught.value) == "ü\\xff\0"
 
 
+def test_text_of_any_library_can_be_shown(server: Server) -> None:
+    """Hazard 52: what is not UTF-8 in libremctl's texts becomes escapes, too."""
+    with pytest.raises(remctl.RemctlProtocolError, match=r"nobody-\\xff@"):
+        remctl.remctl(
+            server.host, server.port, "nobody-\udcff@KRBTEST.COM", ["test", "hello"]
+        )
+
+
 def test_connection_is_closed(
     run: Callable[..., remctl.RemctlSimpleResult], scripted: Callable[..., Any]
 ) -> None:

@@ -637,5 +637,5 @@ def test_names_that_nobody_has(host: str) -> None:
 
 def test_names_that_are_not_ascii() -> None:
     """Hazard 62: name service and Kerberos see the same, IDNA."""
-    with pytest.raises(remctl.RemctlError, match="^unknown host xn--bcher-kva.invalid"):
+    with pytest.raises(remctl.RemctlError, match="unknown host xn--bcher-kva"):
         remctl.Remctl("b\N{LATIN SMALL LETTER U WITH DIAERESIS}cher.invalid")

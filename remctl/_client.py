@@ -444,26 +444,20 @@ class Remctl:
         with self._lock:
             self._drop_broken()  # where a second interrupt kept us from it
             closes = self._closes
-            interrupted = True
             try:
                 result = function(*arguments)
-                interrupted = False
-            except RemctlError as error:
-                interrupted = False
-                # Not over the text that tells why there is no connection.
-                if self._closes == closes and not isinstance(
-                    error, RemctlNotOpenedError
-                ):
-                    self._error = error.value
-                raise
+                self._error = NO_ERROR
+                return result  # noqa: TRY300 (no token is lost on the way out)
             except BaseException as error:
-                if self._closes == closes:
-                    self._error = str(error) or type(error).__name__
+                try:
+                    # Not over the text that tells why there is no connection.
+                    if self._closes == closes and not isinstance(
+                        error, RemctlNotOpenedError
+                    ):
+                        self._error = str(error) or type(error).__name__
+                finally:
+                    self._drop_broken(interrupted=not isinstance(error, RemctlError))
                 raise
-            finally:
-                self._drop_broken(interrupted)
-            self._error = NO_ERROR
-            return result
 
     def _interrupted_call(self) -> bool:
         """Whether a signal handler has interrupted a call on this object."""

@@ -544,7 +544,11 @@ HAZARDS: dict[int, Hazard] = {
         "a handler's exception comes after the call: a token is lost",
         "a reply that an exception has interrupted is not read on",
         ["test_signals.py::test_handler_that_raises_at_any_line_leaves_nothing_behind"],
-        [Removal("_client.py", {"_drop_broken(interrupted)": "_drop_broken()"})],
+        [
+            Removal(
+                "_client.py", {"(interrupted and connection": "(False and connection"}
+            )
+        ],
     ),
     46: Hazard(
         "writes may block for ever, those of remctl_close() too",

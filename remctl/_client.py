@@ -450,14 +450,19 @@ class Remctl:
                 return result  # noqa: TRY300 (no token is lost on the way out)
             except BaseException as error:
                 try:
-                    # Not over the text that tells why there is no connection.
-                    if self._closes == closes and not isinstance(
-                        error, RemctlNotOpenedError
-                    ):
-                        self._error = str(error) or type(error).__name__
+                    if self._closes == closes:
+                        self._note(error)
                 finally:
                     self._drop_broken(interrupted=not isinstance(error, RemctlError))
                 raise
+
+    def _note(self, error: BaseException) -> None:
+        """Keep the text of ERROR for error()."""
+        if not isinstance(error, RemctlError):
+            self._error = str(error) or type(error).__name__
+        elif not isinstance(error, RemctlNotOpenedError):
+            # That has not the text that tells why there is no connection.
+            self._error = error.value
 
     def _interrupted_call(self) -> bool:
         """Whether a signal handler has interrupted a call on this object."""

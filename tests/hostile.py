@@ -29,8 +29,8 @@ class Variant(NamedTuple):
 
     # A list of steps for each connection; the last serves all later ones.
     script: list[list[Any]]
-    # "open", "run" (COMMAND), "noop", "write" (LARGE), "flood" (a COMMAND without an
-    # end), and "wait" for the server to say something.
+    # The methods' names (the command is COMMAND), "write" (a LARGE one), "flood" (one
+    # without an end), and "wait" for the server to say something.
     calls: str
     # The exception's class, or the result; the exception's text and code.
     expected: object
@@ -41,6 +41,8 @@ class Variant(NamedTuple):
     # How many whole commands the server has received.
     commands: int = 0
     timeout: float | None = None
+    # Whether the server has received QUIT; None where it cannot tell.
+    quits: bool | None = None
 
 
 def lost(script: list[Any], calls: str, text: str, commands: int = 0) -> Variant:
@@ -139,6 +141,7 @@ def replies() -> Iterator[tuple[str, Variant]]:
         ("protocol 1 result", ["result1"], SURPLUS),
         ("stream 0", [["output", {"stream": 0}]], "unexpected stream"),
         ("stream 3", [["output", {"stream": 3}]], "unexpected stream"),
+        ("protocol 9 in an output", [["output", {"protocol": 9}]], "protocol 9"),
         ("stream 255", [["output", {"stream": 255}]], "unexpected stream"),
         ("noop", ["noop"], "unknown message type 7"),
         ("version", [["version", {"version": 2}]], "type 6 from server"),
@@ -180,6 +183,7 @@ def surpluses() -> Iterator[tuple[str, Variant]]:
     surplus: list[tuple[str, Any]] = [
         ("output", ["output", {"text": "late"}]),
         ("second status", "status"),
+        ("output on standard error", ["output", {"text": "late", "stream": 2}]),
         ("error", ["error", {"code": 1, "text": "late"}]),
         ("replayed status", "replay"),
         ("noop", "noop"),
@@ -193,6 +197,12 @@ def surpluses() -> Iterator[tuple[str, Variant]]:
         script = ["handshake", step, "hang"]
         if name != "replayed status":
             yield f"{name} before a command", lost(script, "open, wait, run", SURPLUS)
+    error = ["error", {"code": 1, "text": "no"}]
+    for name, step in surplus:
+        if name != "replayed status":
+            script = [*REPLY, error, step, "hang"]
+            calls = "open, command, output, wait, run"
+            yield f"{name} after error", lost(script, calls, SURPLUS, 1)
     for how in ("close", "reset"):
         for call in ("run", "noop"):
             script = [*REPLY, "status", how]
@@ -243,6 +253,12 @@ def noops() -> Iterator[tuple[str, Variant]]:
         )
 
 
+def on_stream_2(steps: list[Any]) -> list[Any]:
+    """Return steps that send the same outputs as standard error."""
+    pairs = [(step, {}) if isinstance(step, str) else step for step in steps]
+    return [[name, {**options, "stream": 2}] for name, options in pairs]
+
+
 def oddities() -> Iterator[tuple[str, Variant]]:
     """Yield what is unusual but right."""
     outputs: list[tuple[str, list[Any], bytes | None]] = [
@@ -253,9 +269,30 @@ def oddities() -> Iterator[tuple[str, Variant]]:
         ("a megabyte", [["output", {"size": 1_000_000}]], b"x" * 1_000_000),
     ]
     for name, steps, stdout in outputs:
+        script = [*REPLY, *on_stream_2(steps), "status"]
+        result = remctl.RemctlSimpleResult(None, stdout, 0)
+        yield (
+            f"{name} on stream 2",
+            Variant([script], "open, run", result, opened=True, commands=1),
+        )
         result = remctl.RemctlSimpleResult(stdout, None, 0)
         script = [*REPLY, *steps, ["status", {"chunk": 1}]]
         yield name, Variant([script], "open, run", result, opened=True, commands=1)
+    for protocol in (2, 3):
+        answer: list[Any] = [
+            ["output", {"text": "a", "protocol": protocol}],
+            ["status", {"status": 3, "protocol": protocol}],
+        ]
+        yield (
+            f"a reply of protocol {protocol}",
+            Variant(
+                [[*REPLY, *answer]],
+                "open, run",
+                remctl.RemctlSimpleResult(b"a", None, 3),
+                opened=True,
+                commands=1,
+            ),
+        )
     errors = {
         "NUL": b"before\0after",
         "Latin-1": "caf\u00e9".encode("latin-1"),
@@ -294,6 +331,66 @@ def oddities() -> Iterator[tuple[str, Variant]]:
             remctl.RemctlTimeoutError,
             "timed out",
             timeout=STALLED,
+        ),
+    )
+
+
+def closes() -> Iterator[tuple[str, Variant]]:
+    """Yield what a server can do when the client closes, which never fails."""
+    output = ["output", {"size": 1000}]
+    flood = ["flood", {"size": 1000}]
+    # QUIT is for connections that are idle, as far as we know.
+    states: list[tuple[str, list[Any], str, bool | None]] = [
+        ("an idle one", ["handshake", "wait_eof"], "open", True),
+        ("one after a reply", [*REPLY, "status", "wait_eof"], "open, run", True),
+        ("one before a reply", [*REPLY, "wait_eof"], "open, command", False),
+        (
+            "one in a reply",
+            [*REPLY, output, "wait_eof"],
+            "open, command, output",
+            False,
+        ),
+        (
+            "one in a token",
+            [*REPLY, ["output", {"size": 1000, "cut": 500}], "wait_eof"],
+            "open, command, wait",
+            False,
+        ),
+        ("one in a flood", [*REPLY, flood], "open, command, output", None),
+        ("one with a surplus", [*REPLY, "status", output], "open, run, wait", None),
+        ("one that was closed", [*REPLY, "status", "close"], "open, run, wait", None),
+        ("one that was reset", [*REPLY, "status", "reset"], "open, run, wait", None),
+        ("one that is not read", ["handshake", "stop_reading"], "open", None),
+        ("one of two closes", ["handshake", "wait_eof"], "open, close", True),
+    ]
+    for name, script, calls, quits in states:
+        commands = 1 if "read" in script else 0
+        yield (
+            f"closing {name}",
+            Variant([script], f"{calls}, close", None, commands=commands, quits=quits),
+        )
+    for name, steps in [
+        ("output", output),
+        ("a status", "status"),
+        ("an error", ["error", {"code": 1, "text": "late"}]),
+        ("noop", "noop"),
+        ("garbage", ["raw", {"text": "junk"}]),
+        ("a flood", flood),
+    ]:
+        script = ["handshake", "read", steps, "wait_eof"]
+        yield f"QUIT answered by {name}", Variant([script], "open, close", None)
+    one = ["handshake", {"protocol": 1}]
+    yield (
+        "closing protocol 1 between commands",
+        Variant([[one, "wait_eof"]], "open, close", None, quits=False),
+    )
+    yield (
+        "closing protocol 1 before a reply",
+        Variant(
+            [[one], [one, "read", "mic", "hang"]],
+            "open, command, close",
+            None,
+            commands=1,
         ),
     )
 
@@ -373,6 +470,14 @@ def old_protocols() -> Iterator[tuple[str, Variant]]:
 
 VARIANTS: dict[str, Variant] = {
     name: variant
-    for part in (handshakes, replies, surpluses, noops, oddities, old_protocols)
+    for part in (
+        handshakes,
+        replies,
+        surpluses,
+        noops,
+        oddities,
+        closes,
+        old_protocols,
+    )
     for name, variant in part()
 }

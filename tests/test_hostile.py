@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Callable
 
 import pytest
 from hostile import COMMAND, LARGE, VARIANTS, Variant
+from support import descriptors, wait_until
 
 import remctl
 
@@ -28,8 +29,15 @@ def make_call(client: remctl.Remctl, call: str, port: int) -> object:
         return client.run(COMMAND)
     if call == "noop":
         return client.noop()
+    if call == "close":
+        client.close()
+        return None
+    if call == "output":
+        return client.output()
     if call == "open":
         client.open("localhost", port)
+    elif call == "command":
+        client.command(COMMAND)
     else:
         client.command(LARGE if call == "write" else COMMAND)
         for _, token in zip(range(5000), client):
@@ -58,6 +66,7 @@ def test_hostile_server(
 ) -> None:
     """S43, S36, S42: what comes of it, what is left, and that open() works again."""
     variant = VARIANTS[name]
+    before = descriptors()
     hostile = scripted(*variant.script)
     client = remctl.Remctl(timeout=variant.timeout)
     outcome = make_calls(client, variant, hostile.port)
@@ -77,6 +86,10 @@ def test_hostile_server(
     client.open(server.host, server.port)
     assert client.run(["test", "hello"]).stdout == b"hello world\n"
     client.close()
+    if variant.quits is not None:
+        hostile.wait_for("eof", 0)
     hostile.close()
-    received = [event for event in hostile.events if event["event"] == "command"]
-    assert len(received) == variant.commands
+    wait_until(lambda: descriptors() == before)  # protocol 1's go with the server
+    events = [event["event"] for event in hostile.events]
+    assert events.count("command") == variant.commands
+    assert variant.quits in (None, "quit" in events)

@@ -32,7 +32,7 @@ EOF = "error receiving token: unexpected end of file"
 MANGLED = "GSS-API error receiving token"
 
 # Commands for the real server.
-KINDS = st.sampled_from(["args", "user", "unknown"])
+KINDS = st.sampled_from(["user", "args", "unknown"])
 
 STATUS = ("status", None, None, 0, None)
 UNKNOWN = ("error", b"Unknown command", None, None, 5)
@@ -138,7 +138,7 @@ class Model(RuleBasedStateMachine):
 
     # What the object does
 
-    @rule(name=st.sampled_from(["remctld", *SCRIPTS]))
+    @rule(name=st.sampled_from([*["remctld"] * 4, *SCRIPTS]))
     def open(self, name: str) -> None:
         self.client.open("localhost", self.ports[name])
         self.server, self.reply, self.number, self.error = name, [], 0, NO_ERROR

@@ -411,7 +411,7 @@ HAZARDS: dict[int, Hazard] = {
         [
             Removal(
                 "_client.py",
-                {"connection.broken or (interrupted and connection": "False and (1"},
+                {"connection is not None and (\n": "False and (\n"},
             )
         ],
     ),

@@ -42,9 +42,13 @@ def serving(statuses: list[int]) -> list[list[Any]]:
 
 
 def logged(server: ScriptedServer, event: str, field: str = "connection") -> list[Any]:
-    """Return a field of all events of that name; end the server, to have them all."""
+    """Return a field of all events of that name; end the server, to have them all.
+
+    In the order in which the connections were made: each has a process of its own.
+    """
     server.close()
-    return [entry[field] for entry in server.events if entry["event"] == event]
+    events = [entry for entry in server.events if entry["event"] == event]
+    return [entry[field] for entry in sorted(events, key=lambda e: e["connection"])]
 
 
 def commands(server: ScriptedServer) -> list[list[bytes]]:

@@ -12,7 +12,9 @@ import math
 import os
 import random
 import select
+import time
 from functools import partial
+from itertools import count
 from typing import TYPE_CHECKING, Callable
 
 from remctl._arguments import wire_size
@@ -21,8 +23,10 @@ from remctl._exceptions import RemctlError, RemctlTimeoutError
 from remctl._ffi import ffi, lib, new_connection, to_text
 from remctl._results import ErrorCode, RemctlOutput, Stream
 from remctl._waiting import (
+    TURN,
     Call,
     Deadline,
+    GaveWayError,
     Readiness,
     pause,
     run_in_thread,
@@ -47,6 +51,13 @@ ONE_TOKEN = 64 * 1024 - 4
 # What a server that is too busy to accept a connection, and resets it, is given
 # to recover: seconds at most, before each new try.  remctld's queue has five.
 PAUSES = [0.02 * 2**turn for turn in range(1, 8)]
+
+# Seconds of silence after which a call gives its thread to others where these
+# wait for one, as they do in remctl.aio: a handshake is begun anew later, with
+# twice the patience each time, and any other call fails.
+HANDSHAKE_PATIENCE = 1.0
+LONGEST_PATIENCE = 30.0
+PATIENCE = 10.0
 
 # The servers, by host and port, that have spoken protocol 2 or later with this
 # process.  Which one a server speaks, a single unauthenticated bit tells.
@@ -76,6 +87,8 @@ class Connection:
         self._closed = False
         self._out_of_step = False
         self._many_tokens = False
+        # Whether the last token was there without waiting.
+        self._rushing = False
         # Owns the C memory, which goes with the last reference: a helper
         # thread that is inside C has one, too.
         self._handle: ShimConnection | None = None
@@ -128,11 +141,8 @@ class Connection:
         port = yield from self._connect(timeout, sock)
         deadline = Deadline(timeout)
         for longest_pause in (*PAUSES, None):
+            outcome = yield from self._authenticate(deadline, port)
             handle = self._open_handle()
-            outcome = yield from self._in_time(
-                run_in_thread(partial(lib.shim_open, handle), deadline),
-                f"receiving token: timed out (no answer from {host} or its KDC)",
-            )
             if (
                 port is None
                 or outcome != lib.SHIM_FAILED
@@ -151,8 +161,7 @@ class Connection:
                 raise RemctlTimeoutError(f"timed out: {busy}")
             self._drop_handle()
             yield from self._within_reach(pause(seconds))
-            left = deadline.left()
-            port = yield from self._connect(0 if left == math.inf else max(left, 0.001))
+            port = yield from self._connect_again(deadline)
         if outcome == lib.SHIM_UNSUPPORTED:
             self._become_protocol1(port)
         elif outcome == lib.SHIM_OK:
@@ -162,6 +171,37 @@ class Connection:
             raise self._failure(outcome)
         self.established = True
         self.in_flight = False
+
+    def _authenticate(self, deadline: Deadline, port: int | None) -> Steps[int]:
+        """Run the handshake, again on a new connection where it has to give way."""
+        timed_out = (
+            "error receiving token: timed out "
+            f"(no answer from {self._server.host} or its KDC)"
+        )
+        for tries in count():
+            handshake = partial(lib.shim_open, self._open_handle())
+            patience = min(HANDSHAKE_PATIENCE * 2**tries, LONGEST_PATIENCE)
+            try:
+                return (
+                    yield from self._within_reach(
+                        run_in_thread(
+                            handshake,
+                            deadline,
+                            math.inf if port is None else patience,
+                            tries,
+                        )
+                    )
+                )
+            except GaveWayError:
+                self._drop_handle()
+                yield from self._connect_again(deadline)
+            except TimeoutError:
+                raise RemctlTimeoutError(timed_out) from None
+        raise AssertionError  # pragma: no cover (the loop has no end)
+
+    def _connect_again(self, deadline: Deadline) -> Steps[int | None]:
+        left = deadline.left()
+        return (yield from self._connect(0 if left == math.inf else max(left, 0.001)))
 
     def command(self, arguments: list[bytes], timeout: float) -> Steps[None]:
         """Send a command (remctl_commandv)."""
@@ -203,7 +243,10 @@ class Connection:
 
     def output(self, timeout: float) -> Steps[RemctlOutput]:
         """Return the next token (remctl_output), and wait for it."""
+        if self._rushing:
+            yield from self._within_reach(wait_for(TURN))
         token = self.output_now()
+        self._rushing = token is not None
         if token is not None:
             return token
         handle = self._open_handle()
@@ -392,6 +435,8 @@ class Connection:
         """Pass on STEPS within reach of close(); a TimeoutError means STALLED."""
         try:
             return (yield from self._within_reach(steps))
+        except GaveWayError as error:
+            raise RemctlTimeoutError(f"error {stalled} ({error})") from None
         except TimeoutError:
             raise RemctlTimeoutError(f"error {stalled}") from None
 
@@ -404,13 +449,16 @@ def while_moving(
     TimeoutError when none has for TIMEOUT seconds, measured to a tenth of it.
     """
     step = timeout and max(timeout / 10, 0.001)
-    call = Call(function, Deadline(step))
-    call.start()
+    call = Call(function, Deadline(step), PATIENCE)
+    yield call
     progress = lib.shim_progress(handle)
     deadline = Deadline(timeout)
     while not call.finished:
+        if call.gave_way:
+            raise GaveWayError("other calls need its thread")
         if progress != (progress := lib.shim_progress(handle)):
             deadline = Deadline(timeout)
+            call.moved = time.monotonic()
         elif deadline.passed():
             raise TimeoutError
         call.deadline = Deadline(step)

@@ -18,7 +18,8 @@ from importlib.metadata import version as _version
 from typing import TYPE_CHECKING, Any, Callable, Union
 
 from remctl import _arguments
-from remctl._client import NO_ERROR, Remctl
+from remctl._base import NO_ERROR
+from remctl._client import Remctl
 from remctl._exceptions import RemctlError
 from remctl._ffi import lib, to_text
 from remctl._results import Reply

@@ -2,9 +2,9 @@
 """What a connection waits for, and how a blocking caller waits.
 
 A connection's steps are generators that yield what they wait for, Readiness of
-a descriptor, the end of a Call or of a Pause, and look for themselves
-afterwards whether it came or the deadline passed.  block() drives them in the
-calling thread.
+a descriptor, the end of a Call or of a Pause, or a TURN for others, and look
+for themselves afterwards whether it came or the deadline passed.  block()
+drives them in the calling thread, remctl.aio in an event loop.
 """
 
 from __future__ import annotations
@@ -53,6 +53,11 @@ class Deadline:
         """Whether the deadline has passed."""
         return self.left() <= 0
 
+    def postpone(self, seconds: float) -> None:
+        """Move it SECONDS on."""
+        if self.when is not None:
+            self.when += seconds
+
 
 class Readiness:
     """Waits until a descriptor is ready for EVENTS of select.poll()."""
@@ -84,6 +89,8 @@ class Pause:
     def __init__(self, deadline: Deadline) -> None:
         """Wait until DEADLINE, or until cancel()."""
         self.deadline = deadline
+        # Called, too, when the caller is woken up: in whatever thread did it.
+        self.notify: Callable[[], None] = lambda: None
         self._wakeup = _thread.allocate_lock()
         self._wakeup.acquire()
 
@@ -91,22 +98,48 @@ class Pause:
         """Wake the caller up, from any thread or signal handler."""
         with suppress(RuntimeError):  # it may have been woken up already
             self._wakeup.release()
+        self.notify()
+
+    def woken(self) -> bool:
+        """Whether the caller has been woken up since it asked last."""
+        return self._wakeup.acquire(blocking=False)
 
     def block(self) -> None:
         """Wait.  Signal handlers run meanwhile."""
         self._wakeup.acquire(timeout=self.deadline.remaining())
 
 
+class GaveWayError(TimeoutError):
+    """A Call was silent, and other Calls waited for its thread."""
+
+
 class Call(Pause):
     """Runs a function that may block in a helper thread, and waits for it.
 
-    A caller that is interrupted just leaves: the function goes on to its end,
-    and its result is dropped.
+    The first wait starts the thread, and does no more.  A caller that is
+    interrupted just leaves: the function goes on to its end, and its result is
+    dropped.
+
+    Where threads are few, a Call that has been silent for ``patience`` seconds
+    since ``moved`` may have to give its thread to others, and those with fewer
+    ``tries`` come first.
     """
 
-    def __init__(self, function: Callable[[], Any], deadline: Deadline) -> None:
+    def __init__(
+        self,
+        function: Callable[[], Any],
+        deadline: Deadline,
+        patience: float = math.inf,
+        tries: int = 0,
+    ) -> None:
         """Run FUNCTION; wait for it until DEADLINE."""
         super().__init__(deadline)
+        self.patience = patience
+        self.tries = tries
+        self.gave_way = False
+        self.moved = 0.0
+        self.at_end: Callable[[], None] = lambda: None
+        self.started = False
         self.finished = False
         self._function = function
         self._result: Any = None
@@ -115,6 +148,8 @@ class Call(Pause):
 
     def start(self) -> None:
         """Start the helper thread."""
+        self.started = True
+        self.moved = time.monotonic()
         try:
             # Not threading.Thread, which an interrupt can leave half started.
             _thread.start_new_thread(self._run, ())
@@ -125,6 +160,13 @@ class Call(Pause):
             if not self._run():
                 raise
 
+    def block(self) -> None:
+        """Wait, but start it the first time."""
+        if self.started:
+            super().block()
+        else:
+            self.start()
+
     def _run(self) -> bool:
         if not self._claim.acquire(blocking=False):
             return False  # never twice
@@ -133,6 +175,7 @@ class Call(Pause):
         except BaseException as error:  # noqa: BLE001 (the caller raises it)
             self._error = error
         self.finished = True
+        self.at_end()
         self.cancel()
         return True
 
@@ -143,7 +186,19 @@ class Call(Pause):
         return self._result
 
 
-Wait = Union[Readiness, Pause]
+class Turn:
+    """Lets others have a turn, where they need the thread for it."""
+
+    def cancel(self) -> None:
+        """Do nothing: there is nothing to wait for."""
+
+    def block(self) -> None:
+        """Do nothing: other threads have their turns anyway."""
+
+
+TURN = Turn()
+
+Wait = Union[Readiness, Pause, Turn]
 
 
 def wait_for(wait: Wait) -> Steps[None]:
@@ -158,11 +213,23 @@ def pause(seconds: float) -> Steps[None]:
         yield pause
 
 
-def run_in_thread(function: Callable[[], T], deadline: Deadline) -> Steps[T]:
-    """Run FUNCTION in a helper thread; TimeoutError when DEADLINE passes first."""
-    call = Call(function, deadline)
-    call.start()
+def run_in_thread(
+    function: Callable[[], T],
+    deadline: Deadline,
+    patience: float = math.inf,
+    tries: int = 0,
+) -> Steps[T]:
+    """Run FUNCTION in a helper thread; TimeoutError when DEADLINE passes first.
+
+    Waiting for the thread itself does not count.  GaveWayError: others need it.
+    """
+    call = Call(function, deadline, patience, tries)
+    asked = time.monotonic()
+    yield call
+    deadline.postpone(time.monotonic() - asked)
     while not call.finished:
+        if call.gave_way:
+            raise GaveWayError
         if deadline.passed():
             raise TimeoutError
         yield call

@@ -13,6 +13,7 @@ import hypothesis
 import pytest
 from scripted import ScriptedServer, ScriptedServers
 from support import remctl_conf
+from twin import Loop, TwinRemctl, twin_remctl
 
 import remctl
 from remctl._connection import spoke_protocol2
@@ -94,3 +95,50 @@ def scripted(
             return stack.enter_context(server)
 
         yield start
+
+
+# What runs through both twins: the same scenarios, with the same outcomes.
+BOTH_TWINS = {
+    "test_client",
+    "test_hostile",
+    "test_lost_connection",
+    "test_protocol1",
+    "test_simple",
+    "test_stateful",
+}
+
+# Seconds for which the event loop may be kept from its other tasks.
+BLOCKED = 0.05
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """Run each test of these modules with both twins."""
+    if metafunc.module.__name__.rpartition(".")[2] in BOTH_TWINS and not any(
+        metafunc.definition.iter_markers("blocking_only")
+    ):
+        metafunc.parametrize("_twin", ["blocking", "asyncio"], indirect=True)
+
+
+@pytest.fixture(scope="session")
+def loop() -> Iterator[Loop]:
+    """The event loop of the asyncio twin."""
+    TwinRemctl.loop = Loop()
+    yield TwinRemctl.loop
+    TwinRemctl.loop.close()
+
+
+@pytest.fixture(autouse=True)
+def _twin(request: pytest.FixtureRequest) -> Iterator[None]:
+    """Let the asyncio twin stand for the blocking one; see that no call blocks it."""
+    if getattr(request, "param", "blocking") == "blocking":
+        yield
+        return
+    loop: Loop = request.getfixturevalue("loop")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(remctl, "Remctl", TwinRemctl)
+        patch.setattr(remctl, "remctl", twin_remctl)
+        loop.longest = 0.0
+        yield
+    if request.module.__name__.rpartition(".")[2] == "test_hostile":
+        # Elsewhere the tests themselves keep the interpreter busy.
+        assert loop.longest < BLOCKED

@@ -82,7 +82,7 @@ HAZARDS: dict[int, Hazard] = {
         [f"{HOSTILE}[answer of length 0]", "test_client.py::test_failed_open"],
         [
             Removal(
-                "_client.py",
+                "_base.py",
                 {
                     "            connection.close()\n"
                     "            self._connection = None\n\n"
@@ -410,7 +410,7 @@ HAZARDS: dict[int, Hazard] = {
         ],
         [
             Removal(
-                "_client.py",
+                "_base.py",
                 {"connection is not None and (\n": "False and (\n"},
             )
         ],
@@ -544,11 +544,7 @@ HAZARDS: dict[int, Hazard] = {
         "a handler's exception comes after the call: a token is lost",
         "a reply that an exception has interrupted is not read on",
         ["test_signals.py::test_handler_that_raises_at_any_line_leaves_nothing_behind"],
-        [
-            Removal(
-                "_client.py", {"(interrupted and connection": "(False and connection"}
-            )
-        ],
+        [Removal("_base.py", {"(interrupted and connection": "(False and connection"})],
     ),
     46: Hazard(
         "writes may block for ever, those of remctl_close() too",
@@ -576,7 +572,7 @@ HAZARDS: dict[int, Hazard] = {
                     "        return;\n    }\n": ""
                 },
             ),
-            Removal("_client.py", {"if self._pid != os.getpid():": "if False:"}),
+            Removal("_base.py", {"if self._pid != os.getpid():": "if False:"}),
         ],
     ),
     48: Hazard(
@@ -638,7 +634,7 @@ HAZARDS: dict[int, Hazard] = {
                 "_arguments.py", {"    if not math.isfinite(number):": "    if False:"}
             ),
             Removal(
-                "_client.py",
+                "_base.py",
                 {"_timeout = seconds\n": "_timeout = float(int(seconds))\n"},
             ),
         ],

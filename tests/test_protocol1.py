@@ -506,6 +506,7 @@ def close(client: remctl.Remctl) -> None:
     client.close()
 
 
+@pytest.mark.blocking_only
 @pytest.mark.parametrize(
     ("action", "expected", "text"),
     [

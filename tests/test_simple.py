@@ -69,6 +69,7 @@ def test_module_has_the_documented_names() -> None:
     assert vars(_remctl)["remctl"] is not remctl.remctl
 
 
+@pytest.mark.blocking_only
 def test_parameters() -> None:
     """S2, S20: the names, order, kinds and defaults of the arguments."""
     keywords = "*, timeout=None, ccache=None, source_ip=None"

@@ -1,0 +1,253 @@
+# SPDX-License-Identifier: MIT
+"""What the blocking and the asyncio Remctl share: all but the waiting."""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING, Any
+
+from remctl import _arguments
+from remctl._connection import Connection
+from remctl._exceptions import RemctlError, RemctlNotOpenedError
+from remctl._ffi import unsupported_ccache
+from remctl._results import Reply
+
+if TYPE_CHECKING:
+    import socket
+    from collections.abc import Iterable
+
+    from remctl._arguments import Server
+    from remctl._results import RemctlOutput, RemctlSimpleResult
+    from remctl._waiting import Steps
+
+NO_ERROR = "no error"
+NOT_OPENED = "no currently open connection"
+
+
+def check_call(
+    command: Iterable[object], timeout: float | None, source_ip: str | None
+) -> list[bytes]:
+    """Check what remctl() checks before any I/O; return the command's arguments."""
+    arguments = _arguments.command(command)
+    if timeout is not None and _arguments.seconds(timeout) < 0:
+        raise ValueError(f"invalid timeout {timeout}")
+    if source_ip is not None:
+        _arguments.source_family(_arguments.text("source_ip", source_ip))
+    return arguments
+
+
+class RemctlBase:
+    """The settings, the connection, the last error, and the steps of each call."""
+
+    # For close(), where __init__ has not been called or calls it.
+    _connection: Connection | None = None
+    _closes = 0
+
+    def _configure(
+        self, timeout: float | None, ccache: str | None, source_ip: str | None
+    ) -> None:
+        """Begin with no connection and these settings."""
+        self.close()
+        self._start_anew()
+        self._error = NO_ERROR
+        self._timeout = 0.0
+        self._ccache: str | None = None
+        self._source_ip: str | None = None
+        if timeout is not None:
+            self.set_timeout(timeout)
+        if ccache is not None:
+            self.set_ccache(ccache)
+        if source_ip is not None:
+            self.set_source_ip(_arguments.text("source_ip", source_ip))
+
+    def set_ccache(self, ccache: str) -> None:
+        """Use the credential cache CCACHE for later open() calls on this object.
+
+        A missing cache is noticed by open(), unless there is a client keytab,
+        from which Kerberos then fills it.  Without set_ccache() the default
+        cache is used; what another GSS-API binding has set for its thread does
+        not count.  (remctl_set_ccache; with a libremctl built without
+        gss_krb5_import_cred, the whole process and all its GSS-API connections
+        change their cache.)
+
+        Raises:
+            TypeError, ValueError: Not a str, or it contains NUL.
+            RemctlError: The GSS-API library cannot set the cache.
+
+        Does not block.
+
+        """
+        ccache = _arguments.text("ccache", ccache)
+        reason = unsupported_ccache(ccache)
+        if reason is not None:
+            self._error = reason
+            raise RemctlError(reason)
+        self._ccache = ccache
+        self._error = NO_ERROR
+
+    def set_source_ip(self, source: str) -> None:
+        """Connect from the IPv4 or IPv6 address SOURCE in later open() calls.
+
+        open() checks that it is an address, and this host's.
+
+        Raises:
+            TypeError, ValueError: Not a str, or it contains NUL.
+
+        Does not block.
+
+        """
+        self._source_ip = _arguments.text("source", source)
+        self._error = NO_ERROR
+
+    def set_timeout(self, timeout: float) -> None:
+        """Give up after TIMEOUT seconds of silence; 0 waits for ever.
+
+        Applies to all later calls, open() included.  Fractions count.  It is a
+        bound on silence, not on the whole operation: a command may take as
+        long as it likes if the server sends something every now and then.
+        open() applies it to the name service, to each address it tries, and to
+        the handshake as a whole, KDC included.  On a protocol 1 server it
+        bounds the handshake of each command, and the command.
+
+        Raises:
+            TypeError: Not a number.
+            ValueError: Not finite.
+            RemctlError: Negative.
+
+        Does not block.
+
+        """
+        seconds = _arguments.seconds(timeout)
+        if seconds < 0:
+            self._error = f"invalid timeout {timeout}"
+            raise RemctlError(self._error)
+        self._timeout = seconds
+        self._error = NO_ERROR
+
+    def close(self) -> None:
+        """Close the connection, if there is one.  open() may be called again.
+
+        Never blocks.  From another thread or a signal handler, it makes the
+        call that is using the connection raise RemctlError at once.
+        """
+        connection, self._connection = self._connection, None
+        self._closes += 1
+        self._error = NOT_OPENED
+        if connection is not None:
+            connection.close()
+
+    def error(self) -> str:
+        """Return the text of the last failure, "no error" after a success.
+
+        After close() it is "no currently open connection".  Wrong arguments
+        do not count.  Never blocks.
+        """
+        self._check_process()
+        return self._error
+
+    @property
+    def opened(self) -> bool:
+        """Whether there is an open connection, as far as is known without I/O."""
+        connection = self._connection
+        return (
+            connection is not None
+            and connection.established
+            and connection.usable
+            # Else interrupts have kept us from closing it: the next call does.
+            and (not connection.broken or self._in_use())
+        )
+
+    def fileno(self) -> int:
+        """Return the connection's descriptor, to wait on but not to read from.
+
+        When it is readable, there is something to read with output(), though
+        perhaps not a whole token.
+
+        Raises:
+            RemctlNotOpenedError: There is no open connection, or the server
+                speaks protocol 1, which opens one for each command.
+
+        Never blocks.
+
+        """
+        fd = self._opened_connection().fileno()
+        if fd < 0:
+            raise RemctlNotOpenedError(NOT_OPENED)
+        return fd
+
+    def __reduce__(self) -> Any:
+        """Refuse to be pickled or copied: a connection cannot be."""
+        raise TypeError(f"cannot pickle {type(self).__name__!r} object")
+
+    def _start_anew(self) -> None:
+        """Forget all connections and callers: in a new object or process."""
+        self._connection = None
+        self._pid = os.getpid()
+
+    def _check_process(self) -> None:
+        """In a forked child, let go of the parent's connection and lock."""
+        if self._pid != os.getpid():
+            connection = self._connection
+            self._start_anew()
+            if connection is not None:
+                self._error = NOT_OPENED
+                connection.close()
+
+    def _opened_connection(self) -> Connection:
+        connection = self._connection
+        if connection is None or not connection.usable:
+            raise RemctlNotOpenedError(NOT_OPENED)
+        return connection
+
+    def _note(self, error: BaseException) -> None:
+        """Keep the text of ERROR for error()."""
+        if not isinstance(error, RemctlError):
+            self._error = str(error) or type(error).__name__
+        elif not isinstance(error, RemctlNotOpenedError):
+            # That has not the text that tells why there is no connection.
+            self._error = error.value
+
+    def _in_use(self) -> bool:
+        """Whether a call on this object is under way."""
+        raise NotImplementedError
+
+    def _drop_broken(self, interrupted: bool = False) -> None:
+        """Close the connection if nobody knows what is on the wire."""
+        connection = self._connection
+        if connection is not None and (
+            connection.broken or (interrupted and connection.pending)
+        ):
+            connection.close()
+            self._connection = None
+
+    def _open(self, server: Server, sock: socket.socket | None) -> Steps[None]:
+        if self._connection is not None:
+            self._connection.close()
+        connection = Connection(server, self._ccache, self._source_ip)
+        self._connection = connection
+        yield from connection.open(self._timeout, sock)
+
+    def _command(
+        self, arguments: list[bytes], must_finish: bool = False
+    ) -> Steps[None]:
+        connection = self._opened_connection()
+        if not connection.pending:
+            connection.must_finish = must_finish
+        yield from connection.command(arguments, self._timeout)
+
+    def _output(self) -> Steps[RemctlOutput]:
+        connection = self._connection
+        if connection is None or not connection.alive:
+            raise RemctlNotOpenedError(NOT_OPENED)
+        return (yield from connection.output(self._timeout))
+
+    def _run(self, arguments: list[bytes]) -> Steps[RemctlSimpleResult]:
+        yield from self._command(arguments, must_finish=True)
+        reply = Reply()
+        while True:
+            result = reply.add((yield from self._output()))
+            if result is not None:
+                return result
+
+    def _noop(self) -> Steps[bool]:
+        return (yield from self._opened_connection().noop(self._timeout))

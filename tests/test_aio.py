@@ -1,0 +1,335 @@
+# SPDX-License-Identifier: MIT
+"""remctl.aio: what only the asyncio twin has to show.
+
+What both twins do, the tests of the blocking one show for this one, too: see
+``conftest.py``.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import inspect
+import os
+import random
+import threading
+from concurrent.futures import CancelledError
+from contextlib import suppress
+from pathlib import Path
+from typing import TYPE_CHECKING, Callable
+
+import pytest
+from stages import STAGES, in_use, wait_for_release
+from support import run_python, wait_until
+from twin import Loop, TwinRemctl
+
+import remctl
+import remctl.aio
+from remctl._workers import LIMIT
+
+if TYPE_CHECKING:
+    from scripted import ScriptedServer
+
+    from remctl.testing import Realm, Server
+
+    Scripted = Callable[..., ScriptedServer]
+
+HELLO = remctl.RemctlSimpleResult(b"hello world\n", None, 0)
+# Seconds: the bound on a hang.
+AT_ONCE = 15.0
+
+METHODS = [
+    name
+    for name in dir(remctl.Remctl)
+    if not name.startswith("_") or name == "__init__"
+]
+
+
+# The same interface
+
+
+def test_names() -> None:
+    """The twin has what the blocking interface has, and no more."""
+    assert [name for name in dir(remctl.aio.Remctl) if not name.startswith("_")] == [
+        name for name in METHODS if not name.startswith("_")
+    ]
+    assert remctl.aio.__all__ == ["Remctl", "remctl"]
+
+
+@pytest.mark.parametrize("name", ["remctl", *METHODS])
+def test_parity(name: str) -> None:
+    """Arguments, defaults, annotations, and the first line of the docstring."""
+    blocking, twin = (
+        getattr(module if name == "remctl" else module.Remctl, name)
+        for module in (remctl, remctl.aio)
+    )
+    if name == "opened":
+        blocking, twin = blocking.fget, twin.fget
+    assert inspect.signature(blocking) == inspect.signature(twin)
+    awaited = name in {"remctl", "open", "command", "output", "run", "noop"}
+    assert inspect.iscoroutinefunction(twin) == awaited
+    if name != "__init__":  # which opens a connection there, and not here
+        docs = [inspect.getdoc(each) or "" for each in (blocking, twin)]
+        assert docs[0].split("\n\n")[0] == docs[1].split("\n\n")[0]
+
+
+# Connections
+
+
+def test_a_connection(server: Server) -> None:
+    """Enter, iterate, run, noop, leave."""
+
+    async def main() -> None:
+        async with remctl.aio.Remctl(server.host, server.port) as client:
+            assert client.opened
+            await client.command(["test", "hello"])
+            tokens = [token async for token in client]
+            assert [token.type for token in tokens] == ["output", "status"]
+            assert [token async for token in client] == []
+            assert await client.run(["test", "hello"]) == HELLO
+            assert await client.noop()
+        with pytest.raises(remctl.RemctlNotOpenedError):
+            await client.output()
+        command = ["test", "hello"]
+        assert (
+            await remctl.aio.remctl(server.host, server.port, command=command) == HELLO
+        )
+
+    asyncio.run(main())
+
+
+def test_an_object_serves_one_loop_after_another(server: Server) -> None:
+    """As long as no call is under way."""
+    client = remctl.aio.Remctl()
+    asyncio.run(client.open(server.host, server.port))
+    assert asyncio.run(client.run(["test", "hello"])) == HELLO
+    client.close()
+
+
+def test_an_object_in_use_refuses_another_loop(server: Server, loop: Loop) -> None:
+    """RuntimeError, and the call goes on."""
+    client = remctl.aio.Remctl()
+    loop.run(client.open(server.host, server.port))
+    call = asyncio.run_coroutine_threadsafe(
+        client.run(["test", "sleep", "0.5"]), loop.loop
+    )
+    wait_until(client._in_use)
+    with pytest.raises(RuntimeError, match="another event loop"):
+        asyncio.run(client.noop())
+    assert call.result().status == 0
+    client.close()
+
+
+def test_tasks_share_an_object(server: Server) -> None:
+    """Each gets its own command's result."""
+
+    async def main() -> None:
+        async with remctl.aio.Remctl(server.host, server.port) as client:
+            results = await asyncio.gather(
+                *(client.run(["test", "args", str(number)]) for number in range(50))
+            )
+        for number, result in enumerate(results):
+            assert str(number).encode() in (result.stdout or b"")
+
+    asyncio.run(main())
+
+
+def test_close_ends_a_call(server: Server) -> None:
+    """With a RemctlError, at once."""
+
+    async def main() -> None:
+        async with remctl.aio.Remctl(server.host, server.port) as client:
+            call = asyncio.ensure_future(client.run(["test", "sleep", "60"]))
+            await asyncio.sleep(0.1)
+            client.close()
+            with pytest.raises(remctl.RemctlError, match="closed during the call"):
+                await asyncio.wait_for(call, AT_ONCE)
+
+    asyncio.run(main())
+
+
+def test_flood_leaves_others_their_turn(server: Server, loop: Loop) -> None:
+    """Tokens that are there without waiting do not keep the loop to themselves."""
+
+    async def main() -> None:
+        loop.longest = 0.0
+        async with remctl.aio.Remctl(server.host, server.port) as client:
+            result = await client.run(["test", "bytes", "20000000"])
+        assert len(result.stdout or b"") == 20000000
+
+    loop.run(main())
+    assert loop.longest < 0.05
+
+
+# Cancelling
+
+
+@pytest.mark.parametrize("name", STAGES)
+def test_cancelled(name: str, scripted: Scripted, server: Server, loop: Loop) -> None:
+    """At once; what the call held is released, and open() works again."""
+    TwinRemctl.loop = loop
+    with STAGES[name](scripted) as stage:
+        before = in_use()
+        client = TwinRemctl()
+        stage.prepare(client)
+        raised: list[BaseException] = []
+
+        def call() -> None:
+            try:
+                stage.call(client)
+            except BaseException as error:  # noqa: BLE001 (kept for the test)
+                raised.append(error)
+
+        thread = threading.Thread(target=call)
+        thread.start()
+        stage.arrived()
+        wait_until(client._in_use)
+        loop.cancel()
+        thread.join(AT_ONCE)
+        assert [type(error) for error in raised] == [CancelledError]
+        wait_until(lambda: not client._in_use(), AT_ONCE)
+        assert not client.opened
+        with pytest.raises(remctl.RemctlNotOpenedError):
+            client.output()
+        stage.let_go()
+    client.open(server.host, server.port)
+    assert client.run(["test", "hello"]) == HELLO
+    client.close()
+    wait_for_release((before[0] + 1, before[1] + 1))
+
+
+def test_cancelled_at_random_moments(server: Server) -> None:
+    """Nothing is left behind: descriptors, threads, places in the queue."""
+
+    async def one(seconds: float) -> None:
+        with suppress(asyncio.TimeoutError):
+            await asyncio.wait_for(
+                remctl.aio.remctl(server.host, server.port, command=["test", "hello"]),
+                seconds,
+            )
+
+    async def main() -> None:
+        for _ in range(10):
+            await asyncio.gather(*(one(random.uniform(0, 0.1)) for _ in range(10)))
+
+    asyncio.run(main())
+    before = in_use()
+    asyncio.run(main())
+    wait_for_release(before)
+    wait_until(lambda: remctl._workers.workers._free == LIMIT)
+
+
+def test_run_returns_at_once(scripted: Scripted) -> None:
+    """With a handshake, a noop and a command under way, and prints nothing."""
+    mute = scripted([["handshake", {"stop": ["hang", 2]}]])
+    result = run_python(
+        """
+        import asyncio, sys, time, remctl.aio
+        async def main():
+            tasks = [
+                asyncio.ensure_future(
+                    remctl.aio.remctl("localhost", int(sys.argv[1]), command=["x"])
+                )
+                for _ in range(100)
+            ]
+            await asyncio.sleep(0.5)
+        start = time.monotonic()
+        asyncio.run(main(), debug=True)
+        assert time.monotonic() - start < 10
+        """,
+        mute.port,
+        options=("-W", "error"),
+    )
+    assert (result.returncode, result.stdout, result.stderr) == (0, "", "")
+
+
+# Threads
+
+
+def threads() -> int:
+    return len(list(Path("/proc/self/task").iterdir()))
+
+
+def test_waiting_takes_no_threads(server: Server) -> None:
+    """A connection that waits for a slow command holds none."""
+
+    async def main() -> None:
+        clients = [remctl.aio.Remctl() for _ in range(20)]
+        for client in clients:
+            await client.open(server.host, server.port)
+        before = threads()
+        calls = [
+            asyncio.ensure_future(client.run(["test", "sleep", "1"]))
+            for client in clients
+        ]
+        await asyncio.sleep(0.5)
+        assert threads() <= before
+        results = await asyncio.gather(*calls)
+        assert [result.status for result in results] == [0] * 20
+        for client in clients:
+            client.close()
+
+    asyncio.run(main())
+
+
+def test_stalled_servers_do_not_starve_others(
+    scripted: Scripted, server: Server
+) -> None:
+    """More stalled handshakes than threads, none with a time-out, and a good one."""
+    mute = scripted([["handshake", {"stop": ["hang", 2]}]])
+
+    async def main() -> None:
+        before = threads()
+        stalled = [
+            asyncio.ensure_future(remctl.aio.Remctl().open("localhost", mute.port))
+            for _ in range(LIMIT + 20)
+        ]
+        await asyncio.sleep(0.5)
+        assert threads() <= before + LIMIT
+        result = await asyncio.wait_for(
+            remctl.aio.remctl(server.host, server.port, command=["test", "hello"]),
+            AT_ONCE,
+        )
+        assert result == HELLO
+        assert not any(task.done() for task in stalled)
+        for task in stalled:
+            task.cancel()
+        await asyncio.gather(*stalled, return_exceptions=True)
+
+    asyncio.run(main())
+
+
+def test_stalled_noops_do_not_starve_others(scripted: Scripted, server: Server) -> None:
+    """They give their threads away, after ten seconds, and say so."""
+    mute = scripted(["handshake", "read", "hang"])
+
+    async def main() -> None:
+        clients = [remctl.aio.Remctl() for _ in range(LIMIT)]
+        for client in clients:
+            await client.open("localhost", mute.port)
+        calls = [asyncio.ensure_future(client.noop()) for client in clients]
+        await asyncio.sleep(0.5)
+        assert (
+            await remctl.aio.remctl(server.host, server.port, command=["test", "hello"])
+            == HELLO
+        )
+        ended = [call for call in calls if call.done()]
+        assert 1 <= len(ended) < LIMIT
+        with pytest.raises(remctl.RemctlTimeoutError, match="need its thread"):
+            await ended[0]
+        for client in clients:
+            client.close()
+        await asyncio.gather(*calls, return_exceptions=True)
+
+    asyncio.run(main())
+
+
+def test_a_forked_child_has_all_threads_to_itself(realm: Realm, server: Server) -> None:
+    """Whatever the parent's are doing."""
+    remctl._workers.workers._free = 0
+    try:
+        child = os.fork()
+        if child == 0:
+            os._exit(remctl._workers.workers._free != LIMIT)
+        assert os.waitpid(child, 0)[1] == 0
+    finally:
+        remctl._workers.workers._free = LIMIT

@@ -79,7 +79,7 @@ HAZARDS: dict[int, Hazard] = {
     5: Hazard(
         "the same after a failed open, of which a server can make protocol 1",
         "an object whose open() has failed has no connection",
-        [f"{HOSTILE}[answer of length 0]", "test_client.py::test_failed_open"],
+        [f"{HOSTILE}[blocking-answer of length 0]", "test_client.py::test_failed_open"],
         [
             Removal(
                 "_base.py",
@@ -146,7 +146,7 @@ HAZARDS: dict[int, Hazard] = {
         "texts are copied, data is taken over, within the call",
         [
             "test_client.py::test_tokens_of_a_command",
-            f"{HOSTILE}[noop answered by garbage]",
+            f"{HOSTILE}[blocking-noop answered by garbage]",
         ],
         [
             Removal("_shim.c", {"    output->data = NULL;\n": ""}),
@@ -278,7 +278,10 @@ HAZARDS: dict[int, Hazard] = {
     21: Hazard(
         "remctl_noop() opens a new connection and reports success",
         "a lost connection is closed",
-        [f"{HOSTILE}[close after status, noop]", f"{HOSTILE}[noop answered by close]"],
+        [
+            f"{HOSTILE}[blocking-close after status, noop]",
+            f"{HOSTILE}[blocking-noop answered by close]",
+        ],
         [
             Removal(
                 "_connection.py",
@@ -296,7 +299,7 @@ HAZARDS: dict[int, Hazard] = {
     22: Hazard(
         "a single bit that nothing protects turns a server into one of protocol 1",
         "a server that has spoken protocol 2 is not believed",
-        [f"{HOSTILE}[a downgrade to protocol 1]"],
+        [f"{HOSTILE}[blocking-a downgrade to protocol 1]"],
         [
             Removal(
                 "_connection.py",
@@ -370,7 +373,7 @@ HAZARDS: dict[int, Hazard] = {
     31: Hazard(
         "after an error other than the end, the next command gets the last reply",
         "any failed call closes the connection",
-        [f"{HOSTILE}[reply with token of length 0]"],
+        [f"{HOSTILE}[blocking-reply with token of length 0]"],
         [
             Removal(
                 "_connection.py", {"return self.in_flight or (": "return False and ("}
@@ -406,7 +409,7 @@ HAZARDS: dict[int, Hazard] = {
         "a result has a status; failed calls close the connection",
         [
             "test_lost_connection.py::test_run_makes_no_result_without_a_status",
-            f"{HOSTILE}[a server that never reads]",
+            f"{HOSTILE}[blocking-a server that never reads]",
         ],
         [
             Removal(
@@ -451,8 +454,8 @@ HAZARDS: dict[int, Hazard] = {
         "tokens after the end of a reply are kept for the next one",
         "nothing may have come before a command is sent",
         [
-            f"{HOSTILE}[output after status, run]",
-            f"{HOSTILE}[output after status, noop]",
+            f"{HOSTILE}[blocking-output after status, run]",
+            f"{HOSTILE}[blocking-output after status, noop]",
         ],
         [
             Removal(
@@ -585,7 +588,11 @@ HAZARDS: dict[int, Hazard] = {
         [
             Removal(
                 "_connection.py",
-                {"shim_open, handle), deadline)": "shim_open, handle), Deadline(0))"},
+                {
+                    "handshake,\n                            deadline,": (
+                        "handshake,\n                            Deadline(0),"
+                    )
+                },
             ),
             Removal(
                 "_connect.py",
@@ -601,8 +608,14 @@ HAZARDS: dict[int, Hazard] = {
             Removal(
                 "_connection.py",
                 {
-                    "run_in_thread(partial(lib.shim_open, handle), deadline)": (
-                        "while_moving(handle, partial(lib.shim_open, handle), timeout)"
+                    "run_in_thread(\n"
+                    "                            handshake,\n"
+                    "                            deadline,\n"
+                    "                            math.inf if port is None "
+                    "else patience,\n"
+                    "                            tries,\n"
+                    "                        )": (
+                        "while_moving(self._open_handle(), handshake, deadline.left())"
                     )
                 },
             ),
@@ -655,7 +668,7 @@ HAZARDS: dict[int, Hazard] = {
         "codes are ints of 32 bits, texts octets",
         [
             "test_client.py::test_unknown_error_codes_are_ints",
-            f"{HOSTILE}[error 6 with Latin-1]",
+            f"{HOSTILE}[blocking-error 6 with Latin-1]",
         ],
         [
             Removal(
@@ -667,7 +680,7 @@ HAZARDS: dict[int, Hazard] = {
     54: Hazard(
         "output has no bound",
         "the full interface reads token by token; the user is told",
-        [f"{HOSTILE}[an endless flood]"],
+        [f"{HOSTILE}[blocking-an endless flood]"],
         said="all of the output is kept in memory",
     ),
     55: Hazard(

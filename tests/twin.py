@@ -31,18 +31,21 @@ class Loop:
         """Start the thread."""
         self.longest = 0.0
         self.loop = asyncio.new_event_loop()
+        self._begin = threading.Lock()
         self._thread = threading.Thread(target=self._run, daemon=True)
         self._thread.start()
         self.run(asyncio.sleep(0))
 
     def run(self, coroutine: Coroutine[Any, Any, Any]) -> Any:
         """Run COROUTINE to its end, from another thread."""
-        self._call = asyncio.run_coroutine_threadsafe(coroutine, self.loop)
+        with self._begin:  # cancel() comes after that
+            self._call = asyncio.run_coroutine_threadsafe(coroutine, self.loop)
         return self._call.result()
 
     def cancel(self) -> None:
         """Cancel the call begun last."""
-        self._call.cancel()
+        with self._begin:
+            self._call.cancel()
 
     def close(self) -> None:
         """End the thread."""

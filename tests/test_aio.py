@@ -15,7 +15,7 @@ import threading
 from concurrent.futures import CancelledError
 from contextlib import suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Callable
+from typing import TYPE_CHECKING, Any, Callable
 
 import pytest
 from stages import STAGES, in_use, wait_for_release
@@ -24,6 +24,8 @@ from twin import Loop, TwinRemctl
 
 import remctl
 import remctl.aio
+from remctl._asyncio import drive
+from remctl._waiting import Deadline, run_in_thread
 from remctl._workers import LIMIT
 
 if TYPE_CHECKING:
@@ -147,8 +149,11 @@ def test_close_ends_a_call(server: Server) -> None:
     asyncio.run(main())
 
 
-def test_flood_leaves_others_their_turn(server: Server) -> None:
+def test_flood_leaves_others_their_turn(scripted: Scripted) -> None:
     """After each token, also where the next one is there without waiting."""
+    count = 500
+    output = ["output", {"size": 1, "repeat": count}]
+    flood = scripted([["handshake", "read", output, "status"]])
     turns = 0
 
     async def others() -> None:
@@ -158,14 +163,27 @@ def test_flood_leaves_others_their_turn(server: Server) -> None:
             await asyncio.sleep(0)
 
     async def main() -> None:
-        async with remctl.aio.Remctl(server.host, server.port) as client:
-            await client.command(["test", "bytes", "20000000"])
-            await asyncio.sleep(0.2)  # for some to be there
+        async with remctl.aio.Remctl("localhost", flood.port) as client:
+            await client.command(["test"])
+            await asyncio.sleep(0.5)  # for all of it to be there
             beside = asyncio.ensure_future(others())
             tokens = [token async for token in client]
             beside.cancel()
-        assert sum(len(token.output or b"") for token in tokens) == 20000000
-        assert turns >= len(tokens) - 2
+        assert len(tokens) == count + 1
+        assert turns >= count
+
+    asyncio.run(main())
+
+
+def test_timers_do_not_pile_up(server: Server) -> None:
+    """A wait that has ended leaves nothing in the loop."""
+
+    async def main() -> None:
+        loop: Any = asyncio.get_running_loop()
+        async with remctl.aio.Remctl(server.host, server.port) as client:
+            for _ in range(500):
+                await client.run(["test", "hello"])
+        assert len(loop._scheduled) < 250  # asyncio keeps some that were cancelled
 
     asyncio.run(main())
 
@@ -218,8 +236,8 @@ def test_cancelled_at_random_moments(server: Server) -> None:
             )
 
     async def main() -> None:
-        for _ in range(10):
-            await asyncio.gather(*(one(random.uniform(0, 0.1)) for _ in range(10)))
+        for _ in range(3):  # with more calls than there are threads
+            await asyncio.gather(*(one(random.uniform(0, 0.5)) for _ in range(100)))
 
     asyncio.run(main())
     before = in_use()
@@ -245,11 +263,27 @@ def test_run_returns_at_once(scripted: Scripted) -> None:
         start = time.monotonic()
         asyncio.run(main(), debug=True)
         assert time.monotonic() - start < 10
+        while remctl._workers.workers._free < 64:
+            time.sleep(0.01)
         """,
         mute.port,
         options=("-W", "error"),
     )
     assert (result.returncode, result.stdout, result.stderr) == (0, "", "")
+
+
+def test_a_thread_may_outlive_its_loop() -> None:
+    """It ends in silence, and its place is free again."""
+    ended = threading.Event()
+
+    async def main() -> None:
+        call = drive(run_in_thread(ended.wait, Deadline(0)))
+        await asyncio.wait([asyncio.ensure_future(call)], timeout=0.1)
+
+    asyncio.run(main())
+    assert remctl._workers.workers._free == LIMIT - 1
+    ended.set()
+    wait_until(lambda: remctl._workers.workers._free == LIMIT)
 
 
 # Threads
@@ -306,6 +340,7 @@ def test_stalled_servers_do_not_starve_others(
         await asyncio.gather(*stalled, return_exceptions=True)
 
     asyncio.run(main())
+    wait_until(lambda: remctl._workers.workers._free == LIMIT)
 
 
 def test_stalled_noops_do_not_starve_others(scripted: Scripted, server: Server) -> None:

@@ -153,7 +153,7 @@ def test_flood_leaves_others_their_turn(scripted: Scripted) -> None:
     """After each token, also where the next one is there without waiting."""
     count = 500
     output = ["output", {"size": 1, "repeat": count}]
-    flood = scripted([["handshake", "read", output, "status"]])
+    flood = scripted(["handshake", "read", output, "status"])
     turns = 0
 
     async def others() -> None:

@@ -174,6 +174,8 @@ class Call(Pause):
             self._result = self._function()
         except BaseException as error:  # noqa: BLE001 (the caller raises it)
             self._error = error
+        # What it holds, a connection say, is not to outlive the call with us.
+        del self._function
         self.finished = True
         self.at_end()
         self.cancel()

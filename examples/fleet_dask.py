@@ -26,9 +26,8 @@ def main(servers: list[str], command: list[str]) -> int:
     """Run COMMAND on all SERVERS; return the exit status."""
     hosts = [server.partition(":")[0] for server in servers]
     ports = [server.partition(":")[2] or None for server in servers]
-    with LocalCluster(
-        n_workers=2, threads_per_worker=20, dashboard_address=None
-    ) as cluster, Client(cluster) as client:
+    local = LocalCluster(n_workers=2, threads_per_worker=20, dashboard_address=None)
+    with local as cluster, Client(cluster) as client:
         # pure=False: the same command again is run again.
         calls = client.map(
             remctl.remctl, hosts, ports, command=command, timeout=TIMEOUT, pure=False

@@ -20,8 +20,12 @@ if TYPE_CHECKING:
 
 EXAMPLES = Path(__file__).parent.parent / "examples"
 
+FLEETS = ["asyncio", "threads"]
+if sys.implementation.name == "cpython":
+    FLEETS.append("dask")  # distributed wants gc.callbacks, which PyPy has not
 
-@pytest.mark.parametrize("name", ["asyncio", "threads", "dask"])
+
+@pytest.mark.parametrize("name", FLEETS)
 def test_fleet(name: str, realm: Realm) -> None:
     """Three servers and one that is not there: results and errors, and a bar."""
     with ExitStack() as stack:

@@ -225,7 +225,7 @@ def test_every_c_constant_is_offered() -> None:
 def test_sdist_has_what_the_repository_has(sdist: Path) -> None:
     """The builder, the tests, the scripts and the documents."""
     names = ["build_remctl.py", "setup.py", "CHANGELOG.md", "README.md", "LICENSE"]
-    for directory in ("remctl", "tests", "scripts"):
+    for directory in ("remctl", "tests", "scripts", "examples"):
         for path in (ROOT / directory).rglob("*"):
             name = str(path.relative_to(ROOT))
             if path.is_file() and not re.search(r"/\.|__pycache__|\.so$", name):

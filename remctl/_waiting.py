@@ -147,12 +147,19 @@ class Call(Pause):
         self._claim = _thread.allocate_lock()
 
     def start(self) -> None:
-        """Start the helper thread."""
+        """Start the helper thread; RuntimeError if there is none to be had."""
         self.started = True
         self.moved = time.monotonic()
+        # Not threading.Thread, which an interrupt can leave half started.
+        _thread.start_new_thread(self._run, ())
+
+    def block(self) -> None:
+        """Wait, but start it the first time."""
+        if self.started:
+            super().block()
+            return
         try:
-            # Not threading.Thread, which an interrupt can leave half started.
-            _thread.start_new_thread(self._run, ())
+            self.start()
         except RuntimeError:
             # No thread to be had: the interpreter is going down, or a limit
             # is reached.  Better a call that cannot be interrupted than none.
@@ -160,15 +167,12 @@ class Call(Pause):
             if not self._run():
                 raise
 
-    def block(self) -> None:
-        """Wait, but start it the first time."""
-        if self.started:
-            super().block()
-        else:
-            self.start()
+    def claim(self) -> bool:
+        """Whether nobody has run the function yet, nor will any other."""
+        return self._claim.acquire(blocking=False)
 
     def _run(self) -> bool:
-        if not self._claim.acquire(blocking=False):
+        if not self.claim():
             return False  # never twice
         try:
             self._result = self._function()

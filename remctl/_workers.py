@@ -13,6 +13,8 @@ from functools import partial
 from itertools import count
 from typing import TYPE_CHECKING
 
+from remctl._exceptions import RemctlError
+
 if TYPE_CHECKING:
     from remctl._waiting import Call
 
@@ -84,7 +86,14 @@ class Workers:
                 self._give_up(place)
                 return
         call.at_end = partial(self._end, call)
-        call.start()
+        try:
+            call.start()
+        except RuntimeError as error:
+            if not call.claim():
+                raise  # a signal handler's own error
+            self._release()
+            # Not in this thread, which is the event loop's.
+            raise RemctlError(f"cannot start a thread: {error}") from error
 
     def must_give_way(self, call: Call) -> bool:
         """Whether CALL has been silent for too long, and another needs its thread."""

@@ -99,12 +99,15 @@ def scripted(
 
 # What runs through both twins: the same scenarios, with the same outcomes.
 BOTH_TWINS = {
+    "test_backlog",
     "test_client",
     "test_hostile",
+    "test_identity",
     "test_lost_connection",
     "test_protocol1",
     "test_simple",
     "test_stateful",
+    "test_timeouts",
 }
 
 # Seconds for which the event loop may be kept from its other tasks.

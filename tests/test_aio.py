@@ -8,9 +8,9 @@ What both twins do, the tests of the blocking one show for this one, too: see
 from __future__ import annotations
 
 import asyncio
-import inspect
 import os
 import random
+import sys
 import threading
 from concurrent.futures import CancelledError
 from contextlib import suppress
@@ -29,6 +29,8 @@ from remctl._waiting import Deadline, run_in_thread
 from remctl._workers import LIMIT
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from scripted import ScriptedServer
 
     from remctl.testing import Realm, Server
@@ -39,39 +41,29 @@ HELLO = remctl.RemctlSimpleResult(b"hello world\n", None, 0)
 # Seconds: the bound on a hang.
 AT_ONCE = 15.0
 
-METHODS = [
-    name
-    for name in dir(remctl.Remctl)
-    if not name.startswith("_") or name == "__init__"
-]
+LOOPS = ["asyncio"]
+if sys.implementation.name == "cpython":
+    import uvloop
+
+    LOOPS.append("uvloop")
 
 
-# The same interface
+@pytest.fixture(params=LOOPS, autouse=True)
+def event_loop_kind(request: pytest.FixtureRequest) -> Iterator[str]:
+    """Run each test with asyncio's own event loop, and with uvloop's."""
+    if request.param == "uvloop":
+        asyncio.set_event_loop_policy(uvloop.EventLoopPolicy())
+    yield request.param
+    asyncio.set_event_loop_policy(None)
 
 
-def test_names() -> None:
-    """The twin has what the blocking interface has, and no more."""
-    assert [name for name in dir(remctl.aio.Remctl) if not name.startswith("_")] == [
-        name for name in METHODS if not name.startswith("_")
-    ]
-    assert remctl.aio.__all__ == ["Remctl", "remctl"]
-
-
-@pytest.mark.parametrize("name", ["remctl", *METHODS])
-def test_parity(name: str) -> None:
-    """Arguments, defaults, annotations, and the first line of the docstring."""
-    blocking, twin = (
-        getattr(module if name == "remctl" else module.Remctl, name)
-        for module in (remctl, remctl.aio)
-    )
-    if name == "opened":
-        blocking, twin = blocking.fget, twin.fget
-    assert inspect.signature(blocking) == inspect.signature(twin)
-    awaited = name in {"remctl", "open", "command", "output", "run", "noop"}
-    assert inspect.iscoroutinefunction(twin) == awaited
-    if name != "__init__":  # which opens a connection there, and not here
-        docs = [inspect.getdoc(each) or "" for each in (blocking, twin)]
-        assert docs[0].split("\n\n")[0] == docs[1].split("\n\n")[0]
+@pytest.fixture
+def loop(event_loop_kind: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[Loop]:
+    """An event loop of that kind in a thread, which TwinRemctl uses."""
+    loop = Loop()
+    monkeypatch.setattr(TwinRemctl, "loop", loop, raising=False)
+    yield loop
+    loop.close()
 
 
 # Connections
@@ -175,6 +167,7 @@ def test_flood_leaves_others_their_turn(scripted: Scripted) -> None:
     asyncio.run(main())
 
 
+@pytest.mark.parametrize("event_loop_kind", ["asyncio"], indirect=True)
 def test_timers_do_not_pile_up(server: Server) -> None:
     """A wait that has ended leaves nothing in the loop."""
 
@@ -194,7 +187,6 @@ def test_timers_do_not_pile_up(server: Server) -> None:
 @pytest.mark.parametrize("name", STAGES)
 def test_cancelled(name: str, scripted: Scripted, server: Server, loop: Loop) -> None:
     """At once; what the call held is released, and open() works again."""
-    TwinRemctl.loop = loop
     with STAGES[name](scripted) as stage:
         before = in_use()
         client = TwinRemctl()
@@ -286,7 +278,101 @@ def test_a_thread_may_outlive_its_loop() -> None:
     wait_until(lambda: remctl._workers.workers._free == LIMIT)
 
 
+def test_cancelling_who_waits_for_the_connection(server: Server) -> None:
+    """The call that has it goes on."""
+
+    async def main() -> None:
+        async with remctl.aio.Remctl(server.host, server.port) as client:
+            call = asyncio.ensure_future(client.run(["test", "sleep", "0.5"]))
+            waiting = asyncio.ensure_future(client.run(["test", "hello"]))
+            await asyncio.sleep(0.1)
+            waiting.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await waiting
+            assert not call.done()
+            assert (await call).stdout == b"awake\n"
+            assert await client.run(["test", "hello"]) == HELLO
+
+    asyncio.run(main())
+
+
+def test_wait_for(server: Server) -> None:
+    """It ends a call and its connection; what follows is as after any lost one."""
+
+    async def main() -> None:
+        async with remctl.aio.Remctl(server.host, server.port) as client:
+            with pytest.raises(asyncio.TimeoutError):
+                await asyncio.wait_for(client.run(["test", "sleep", "60"]), 0.2)
+            assert not client.opened
+            with pytest.raises(remctl.RemctlNotOpenedError):
+                await client.output()
+            await client.open(server.host, server.port)
+            assert await asyncio.wait_for(client.run(["test", "hello"]), 60) == HELLO
+
+    asyncio.run(main())
+
+
+if sys.version_info >= (3, 11):
+
+    def test_timeout(server: Server) -> None:
+        """asyncio.timeout() bounds any number of calls together."""
+
+        async def main() -> None:
+            async with remctl.aio.Remctl(server.host, server.port) as client:
+                with pytest.raises(TimeoutError) as caught:
+                    async with asyncio.timeout(0.2):
+                        while True:
+                            await client.run(["test", "sleep", "0.05"])
+                assert not isinstance(caught.value, remctl.RemctlError)
+                if not client.opened:  # it came in the middle of a command
+                    await client.open(server.host, server.port)
+                assert await client.run(["test", "hello"]) == HELLO
+
+        asyncio.run(main())
+
+    def test_task_group(server: Server) -> None:
+        """One that fails ends the others; the group tells why."""
+
+        async def main() -> None:
+            here = server.host, server.port, None
+            with pytest.raises(ExceptionGroup) as caught:  # noqa: F821 (of 3.11)
+                async with asyncio.TaskGroup() as group:
+                    sleeping = [
+                        group.create_task(
+                            remctl.aio.remctl(*here, ["test", "sleep", "60"])
+                        )
+                        for _ in range(3)
+                    ]
+                    await asyncio.sleep(0.2)
+                    group.create_task(remctl.aio.remctl(*here, ["test", "denied"]))
+            (error,) = caught.value.exceptions
+            assert isinstance(error, remctl.RemctlProtocolError)
+            assert error.code == remctl.ErrorCode.ACCESS
+            assert all(task.cancelled() for task in sleeping)
+
+        asyncio.run(asyncio.wait_for(main(), AT_ONCE))
+
+
 # Threads
+
+
+def test_no_thread_to_be_had(server: Server) -> None:
+    """RemctlError, not a call that blocks the event loop; nothing is kept."""
+
+    async def main() -> None:
+        client = remctl.aio.Remctl()
+        threading.stack_size(1 << 46)  # more than there are addresses
+        try:
+            with pytest.raises(remctl.RemctlError, match="cannot start a thread: "):
+                await client.open(server.host, server.port)
+        finally:
+            threading.stack_size(0)
+        assert remctl._workers.workers._free == LIMIT
+        async with client:
+            await client.open(server.host, server.port)
+            assert await client.run(["test", "hello"]) == HELLO
+
+    asyncio.run(main())
 
 
 def threads() -> int:

@@ -751,6 +751,7 @@ def test_destroyed_object_closes_its_connection(scripted: Callable[..., Any]) ->
     server.wait_for("quit", connection=0)
 
 
+@pytest.mark.blocking_only
 @pytest.mark.parametrize("state", ["idle", "unread"])
 def test_interpreter_exit_is_silent(server: Server, state: str) -> None:
     """S45: with open connections, in a module and in a cycle."""

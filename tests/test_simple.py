@@ -253,6 +253,7 @@ def test_arguments_are_converted(
     assert sent(run, argument) == octets + b"\0"
 
 
+@pytest.mark.blocking_only
 def test_sys_argv_goes_through_unchanged(server: Server) -> None:
     """S11: what a program was called with, whatever its encoding, is what it sends."""
     program = """
@@ -426,6 +427,7 @@ print("exit status:", result.status)
 """
 
 
+@pytest.mark.blocking_only
 def test_example_of_the_document(server: Server) -> None:
     """S19: the document's example, once modernised, on this interpreter."""
 

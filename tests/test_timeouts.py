@@ -187,6 +187,7 @@ def test_the_handshake_times_out_as_a_whole(
     check_lost(client, server, caught.value)
 
 
+@pytest.mark.blocking_only
 def test_a_mute_kdc_times_out(realm: Realm, server: Server, tmp_path: Path) -> None:
     """S24: libremctl alone waits for a mute KDC for 27 s, whatever was set."""
     cache = realm.kinit(realm.user, tmp_path / "cache")
@@ -501,6 +502,7 @@ print(client.run(["test", "hello"]).stdout, len(ticks) > 100)
 """
 
 
+@pytest.mark.blocking_only
 @pytest.mark.parametrize("strain", [MANY_DESCRIPTORS, TIMER], ids=["fds", "timer"])
 def test_time_outs_under_strain(
     scripted: Scripted, server: Server, strain: str

@@ -39,8 +39,9 @@ class Loop:
     def run(self, coroutine: Coroutine[Any, Any, Any]) -> Any:
         """Run COROUTINE to its end, from another thread."""
         with self._begin:  # cancel() comes after that
-            self._call = asyncio.run_coroutine_threadsafe(coroutine, self.loop)
-        return self._call.result()
+            call = asyncio.run_coroutine_threadsafe(coroutine, self.loop)
+            self._call = call
+        return call.result()
 
     def cancel(self) -> None:
         """Cancel the call begun last."""

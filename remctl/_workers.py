@@ -29,6 +29,8 @@ class Place:
         """Be behind all that have a smaller ORDER."""
         self.order = order
         self.granted = False
+        # Whether nobody can be woken for it any more.
+        self.lost = False
         self.loop = asyncio.get_running_loop()
         self.future = self.loop.create_future()
 
@@ -68,14 +70,14 @@ class Workers:
 
     async def start(self, call: Call) -> None:
         """Start CALL's thread when there is room for it."""
-        place = None
+        place = Place((call.tries, next(self._numbers)))
         with self._lock:
             if self._free:
                 self._free -= 1
+                place.granted = True
             else:
-                place = Place((call.tries, next(self._numbers)))
                 heapq.heappush(self._queue, place)
-        if place is not None:
+        if not place.granted:
             call.notify = place.wake_from_anywhere
             try:
                 await place.future
@@ -108,6 +110,8 @@ class Workers:
         return call.gave_way
 
     def _give_up(self, place: Place) -> None:
+        if place.lost:
+            return
         with self._lock:
             if not place.granted:
                 self._queue.remove(place)
@@ -122,14 +126,21 @@ class Workers:
 
     def _release(self) -> None:
         """Give a thread's place to whoever is first in the queue."""
-        with self._lock:
-            while self._queue:
+        while True:
+            with self._lock:
+                if not self._queue:
+                    self._free += 1
+                    return
                 place = heapq.heappop(self._queue)
                 place.granted = True
-                with suppress(RuntimeError):  # its loop is closed
-                    place.loop.call_soon_threadsafe(place.wake)
-                    return
-            self._free += 1
+            try:
+                place.loop.call_soon_threadsafe(place.wake)
+            except RuntimeError:  # its loop is closed
+                place.lost = True
+                # Not under the lock, where its task may come back to _give_up().
+                del place
+            else:
+                return
 
 
 workers = Workers()

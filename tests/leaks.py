@@ -11,6 +11,7 @@ before.  Exits with 0 if there are none, and the slope is below BOUND.
 from __future__ import annotations
 
 import argparse
+import asyncio
 import gc
 import platform
 import resource
@@ -20,6 +21,7 @@ import threading
 import time
 from contextlib import ExitStack, suppress
 from pathlib import Path
+from random import Random
 from typing import Any, Callable
 
 from scripted import ScriptedServers
@@ -27,6 +29,7 @@ from stages import PRINCIPAL, in_use, open_on
 from support import remctl_conf, wait_until
 
 import remctl
+import remctl.aio
 from remctl.testing import Realm, Server
 
 # Bytes a cycle.  What a connection allocates is kilobytes: one that is lost in each
@@ -98,10 +101,19 @@ def kinds(server: Server, scripted: Callable[..., int]) -> Kinds:
         assert how == 2 or not client.opened  # the signal may have come early
         client.close()
 
+    random = Random(0)
+
+    def cancelled_task(_: int) -> None:
+        """A call of the asyncio twin, cancelled at a random moment, or done by then."""
+        call = remctl.aio.remctl(server.host, server.port, command=["test", "hello"])
+        with suppress(asyncio.TimeoutError):
+            asyncio.run(asyncio.wait_for(call, random.uniform(0, 0.006)))
+
     return {
         "open, run, close": open_run_close,
         "failed open": failed_open,
         "cancelled call": cancelled_call,
+        "cancelled task": cancelled_task,
     }
 
 

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import signal
 import subprocess
@@ -70,6 +71,12 @@ def run_python(
             stdout, stderr = process.communicate()
             raise AssertionError(f"it hangs\n{stdout}\n{stderr}") from None
     return subprocess.CompletedProcess(process.args, process.returncode, stdout, stderr)
+
+
+def collect() -> None:
+    """Collect garbage, on PyPy too, which needs a few times."""
+    for _ in range(3):
+        gc.collect()
 
 
 def descriptors() -> int:

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any, Callable
 
 import pytest
 from stages import STAGES, in_use, wait_for_release
-from support import run_python, wait_until
+from support import collect, run_python, wait_until
 from twin import Loop, TwinRemctl
 
 import remctl
@@ -351,6 +351,37 @@ if sys.version_info >= (3, 11):
             assert all(task.cancelled() for task in sleeping)
 
         asyncio.run(asyncio.wait_for(main(), AT_ONCE))
+
+
+def test_a_place_whose_loop_is_closed_goes_to_the_next() -> None:
+    """Who waits for a thread in a loop that was abandoned keeps nobody from one."""
+    ended = threading.Event()
+
+    def call() -> Any:
+        return drive(run_in_thread(ended.wait, Deadline(0)))
+
+    async def abandon() -> None:
+        kept.extend(asyncio.ensure_future(call()) for _ in range(LIMIT + 1))
+        await asyncio.sleep(0.1)
+
+    async def main() -> None:
+        waiting = asyncio.ensure_future(call())
+        await asyncio.sleep(0.1)
+        assert not waiting.done()
+        ended.set()
+        assert await asyncio.wait_for(waiting, AT_ONCE)
+
+    kept: list[Any] = []
+    abandoned = asyncio.new_event_loop()
+    abandoned.run_until_complete(abandon())
+    abandoned.close()
+    asyncio.run(main())
+    wait_until(lambda: remctl._workers.workers._free == LIMIT)
+    for task in kept:
+        task._log_destroy_pending = False
+    del kept[:], task
+    collect()
+    assert remctl._workers.workers._free == LIMIT
 
 
 # Threads

@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 import copy
-import gc
 import pickle
 import socket
 import sys
@@ -16,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Callable
 
 import pytest
 from stages import PRINCIPAL, STAGES, in_use, open_on, wait_for_release
-from support import run_python
+from support import collect, run_python
 
 import remctl
 
@@ -29,12 +28,6 @@ if TYPE_CHECKING:
     Start = Callable[..., Any]
 
 HELLO = ["test", "hello"]
-
-
-def collect() -> None:
-    """Collect garbage, on PyPy too, which needs a few times."""
-    for _ in range(3):
-        gc.collect()
 
 
 def is_not_open(client: remctl.Remctl) -> bool:

@@ -235,11 +235,14 @@ class RemctlBase:
             connection.must_finish = must_finish
         yield from connection.command(arguments, self._timeout)
 
-    def _output(self) -> Steps[RemctlOutput]:
+    def _readable_connection(self) -> Connection:
         connection = self._connection
-        if connection is None or not connection.alive:
+        if connection is None or connection.closed:
             raise RemctlNotOpenedError(NOT_OPENED)
-        return (yield from connection.output(self._timeout))
+        return connection
+
+    def _output(self) -> Steps[RemctlOutput]:
+        return (yield from self._readable_connection().output(self._timeout))
 
     def _run(self, arguments: list[bytes]) -> Steps[RemctlSimpleResult]:
         yield from self._command(arguments, must_finish=True)

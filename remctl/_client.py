@@ -151,7 +151,7 @@ class Remctl(RemctlBase):
         server = _arguments.server(host, port, principal)
         if sock is not None:
             sock = _arguments.connected_socket(sock)
-        self._exclusively(self._open, server, sock)
+        self._drive(self._open(server, sock))
 
     def command(self, command: Iterable[object]) -> None:
         """Send a command, whose output is then read with output().
@@ -172,7 +172,7 @@ class Remctl(RemctlBase):
         """
         self._check_process()
         self._opened_connection()
-        self._exclusively(self._command, _arguments.command(command))
+        self._drive(self._command(_arguments.command(command)))
 
     def output(self) -> RemctlOutput:
         """Read the next output token of the current command.
@@ -189,7 +189,7 @@ class Remctl(RemctlBase):
         Blocks, without the GIL, until a token is there (remctl_output).
 
         """
-        return self._exclusively(self._output)
+        return self._exclusively(self._next_token)
 
     def run(self, command: Iterable[object]) -> RemctlSimpleResult:
         """Send a command, read all its output and return the result.
@@ -215,7 +215,7 @@ class Remctl(RemctlBase):
         """
         self._check_process()
         self._opened_connection()
-        return self._exclusively(self._run, _arguments.command(command))
+        return self._drive(self._run(_arguments.command(command)))
 
     def noop(self) -> bool:
         """Keep the connection alive by exchanging NOOP messages with the server.
@@ -234,7 +234,7 @@ class Remctl(RemctlBase):
         MESSAGE_NOOP).
 
         """
-        return self._exclusively(self._noop)
+        return self._drive(self._noop())
 
     def __iter__(self) -> Iterator[RemctlOutput]:
         """Read the current command's tokens, up to its status or error token.
@@ -268,12 +268,23 @@ class Remctl(RemctlBase):
         # of ours could say for certain: a signal may come at any moment.
         self._lock = threading.RLock()
 
-    def _exclusively(self, function: Callable[..., Steps[T]], *arguments: object) -> T:
-        """Drive FUNCTION's steps while no other thread uses the connection."""
+    def _next_token(self) -> RemctlOutput:
+        connection = self._readable_connection()
+        # Most often there are more tokens than calls: then without steps.
+        token = connection.output_now()
+        if token is not None:
+            return token
+        return block(connection.output_later(self._timeout))
+
+    def _drive(self, steps: Steps[T]) -> T:
+        return self._exclusively(lambda: block(steps))
+
+    def _exclusively(self, function: Callable[[], T]) -> T:
+        """Call FUNCTION while no other thread uses the connection."""
         self._check_process()
-        if self._interrupted_call():
-            raise RemctlError("the object is in use by the interrupted call")
         while self._lock._is_owned():  # type: ignore[attr-defined]  # noqa: SLF001
+            if self._interrupted_call():
+                raise RemctlError("the object is in use by the interrupted call")
             # Left behind: on PyPy and CPython 3.9 an interrupt can come between
             # the end of a with block and the release of its lock.
             self._lock.release()
@@ -281,7 +292,7 @@ class Remctl(RemctlBase):
             self._drop_broken()  # where a second interrupt kept us from it
             closes = self._closes
             try:
-                result = block(function(*arguments))
+                result = function()
                 self._error = NO_ERROR
                 return result  # noqa: TRY300 (no token is lost on the way out)
             except BaseException as error:

@@ -40,6 +40,10 @@ if TYPE_CHECKING:
     from remctl._remctl_cffi import ShimConnection
     from remctl._waiting import Steps, T, Wait
 
+# Looked up once: each token needs them.
+SHIM_OK = lib.SHIM_OK
+OUTPUT = lib.REMCTL_OUT_OUTPUT
+
 DONE = RemctlOutput("done")
 STREAMS = {int(stream): stream for stream in Stream}
 ERROR_CODES = {int(code): code for code in ErrorCode}
@@ -67,9 +71,10 @@ spoke_protocol2: set[tuple[str, int]] = set()
 class Connection:
     """One connection, opened once.
 
-    ``established``: open() has succeeded.  ``pending``: the reply to a command
-    is unread.  ``in_flight``: an operation has begun and not ended.
-    ``must_finish``: the reply is to be read to its end or not at all.
+    ``closed``: close() has been called.  ``established``: open() has succeeded.
+    ``pending``: the reply to a command is unread.  ``in_flight``: an operation
+    has begun and not ended.  ``must_finish``: the reply is to be read to its end
+    or not at all.
     """
 
     def __init__(
@@ -84,7 +89,7 @@ class Connection:
         self._ccache = ccache
         self._source_ip = source_ip
         self._pid = os.getpid()
-        self._closed = False
+        self.closed = False
         self._out_of_step = False
         self._many_tokens = False
         # Whether the last token was there without waiting.
@@ -109,7 +114,7 @@ class Connection:
     @property
     def alive(self) -> bool:
         """Whether output() may be asked: this process's own, and not closed."""
-        return not self._closed and self._pid == os.getpid()
+        return not self.closed and self._pid == os.getpid()
 
     @property
     def usable(self) -> bool:
@@ -125,7 +130,7 @@ class Connection:
 
         Whoever is in the middle of an operation gets a RemctlError.
         """
-        self._closed = True
+        self.closed = True
         wait, handle = self._wait, self._handle
         if wait is not None and self._pid == os.getpid():
             wait.cancel()
@@ -164,7 +169,7 @@ class Connection:
             port = yield from self._connect_again(deadline)
         if outcome == lib.SHIM_UNSUPPORTED:
             self._become_protocol1(port)
-        elif outcome == lib.SHIM_OK:
+        elif outcome == SHIM_OK:
             if port is not None:
                 spoke_protocol2.add((host.lower(), port))
         else:
@@ -225,7 +230,7 @@ class Connection:
                 while_moving(handle, partial(send, True), timeout),
                 "sending token: timed out",
             )
-        if outcome != lib.SHIM_OK:
+        if outcome != SHIM_OK:
             raise self._failure(outcome)
         self._many_tokens = wire_size(arguments) > ONE_TOKEN
         self.pending = True
@@ -236,19 +241,26 @@ class Connection:
         if not self.pending:
             return DONE
         self.in_flight = True
-        outcome = lib.shim_output(self._open_handle(), False)
+        handle = self._open_handle()
+        outcome = lib.shim_output(handle, False)
+        if outcome == SHIM_OK:
+            return self._token(handle)
         if outcome in (lib.SHIM_WAIT, lib.SHIM_BLOCKS):
             return None
-        return self._token(outcome)
+        raise self._failure(outcome)
 
     def output(self, timeout: float) -> Steps[RemctlOutput]:
-        """Return the next token (remctl_output), and wait for it."""
+        """Return the next token, and wait for it; others have a turn in between."""
         if self._rushing:
-            yield from self._within_reach(wait_for(TURN))
+            yield TURN
         token = self.output_now()
         self._rushing = token is not None
         if token is not None:
             return token
+        return (yield from self.output_later(timeout))
+
+    def output_later(self, timeout: float) -> Steps[RemctlOutput]:
+        """Wait for the next token, which output_now() has not found."""
         handle = self._open_handle()
         stalled = "receiving token: timed out"
         deadline = Deadline(timeout)
@@ -269,7 +281,9 @@ class Connection:
                 outcome = yield from self._in_time(
                     while_moving(handle, read, timeout), stalled
                 )
-            return self._token(outcome)
+            if outcome != SHIM_OK:
+                raise self._failure(outcome)
+            return self._token(handle)
         finally:
             lib.shim_release(handle)
 
@@ -287,7 +301,7 @@ class Connection:
         if outcome not in (lib.SHIM_OK, lib.SHIM_UNSUPPORTED):
             raise self._failure(outcome)
         self.in_flight = False
-        return bool(outcome == lib.SHIM_OK)
+        return bool(outcome == SHIM_OK)
 
     def _check_no_reply_pending(self) -> None:
         if self.pending:
@@ -318,7 +332,7 @@ class Connection:
             self._handle = new_connection(fd, host, principal, ccache, self._source_ip)
         except OSError as error:
             raise RemctlError(f"cannot connect to {host}: {error.strerror}") from None
-        if self._closed:  # by somebody who did not see the handle yet
+        if self.closed:  # by somebody who did not see the handle yet
             lib.shim_close(self._handle)
             raise self._failure(lib.SHIM_CLOSED)
         return self._handle
@@ -376,19 +390,18 @@ class Connection:
         if outcome == lib.SHIM_UNSUPPORTED:
             spoke_protocol2.add((self._server.host.lower(), port))
             raise RemctlError("server no longer speaks protocol 1: open() again")
-        if outcome != lib.SHIM_OK:
+        if outcome != SHIM_OK:
             raise self._failure(outcome)
         return handle
 
-    def _token(self, outcome: int) -> RemctlOutput:
-        handle = self._open_handle()
-        if outcome != lib.SHIM_OK:
-            raise self._failure(outcome)
+    def _token(self, handle: ShimConnection) -> RemctlOutput:
+        """Return the token that was read, and what follows from it."""
         kind = handle.type
         if kind == lib.REMCTL_OUT_DONE:
             raise RemctlError("the server's reply has no status")
-        data = ffi.unpack(handle.data, handle.length) if handle.length else b""
-        if kind == lib.REMCTL_OUT_OUTPUT:
+        length = handle.length
+        data = ffi.unpack(handle.data, length) if length else b""
+        if kind == OUTPUT:
             token = RemctlOutput("output", data, STREAMS[handle.stream])
         else:
             if kind == lib.REMCTL_OUT_STATUS:
@@ -408,7 +421,7 @@ class Connection:
         """Return the exception for OUTCOME, which was not good."""
         if outcome == lib.SHIM_NO_MEMORY:
             return MemoryError()
-        if self._closed or outcome == lib.SHIM_CLOSED or self._handle is None:
+        if self.closed or outcome == lib.SHIM_CLOSED or self._handle is None:
             return RemctlError("the connection was closed during the call")
         return RemctlError(to_text(self._handle.error))
 
@@ -423,9 +436,9 @@ class Connection:
                 self._wait = wait
                 # Looked at after the wait is in close()'s sight, and again
                 # after the wait: none of the two can miss the other.
-                if not self._closed:
+                if not self.closed:
                     yield wait
-                if self._closed:
+                if self.closed:
                     raise self._failure(lib.SHIM_CLOSED)
         finally:
             self._wait = None

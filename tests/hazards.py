@@ -217,7 +217,7 @@ HAZARDS: dict[int, Hazard] = {
         [
             Removal(
                 "_connection.py",
-                {"handle.length) if handle.length else": "handle.length) if True else"},
+                {"length) if length else": "length) if True else"},
             )
         ],
     ),
@@ -735,7 +735,9 @@ HAZARDS: dict[int, Hazard] = {
         [
             Removal(
                 "_client.py",
-                {"call():\n            raise": "call() and False:\n            raise"},
+                {
+                    "call():\n                raise": "call() and 0:\n                raise"
+                },
             )
         ],
     ),

@@ -112,14 +112,9 @@ class Connection:
         return self.in_flight or (self.pending and self.must_finish)
 
     @property
-    def alive(self) -> bool:
-        """Whether output() may be asked: this process's own, and not closed."""
-        return not self.closed and self._pid == os.getpid()
-
-    @property
     def usable(self) -> bool:
         """Whether another command may be sent, as far as is known without I/O."""
-        return self.alive and not self._out_of_step
+        return not (self.closed or self._out_of_step) and self._pid == os.getpid()
 
     def fileno(self) -> int:
         """Return our descriptor, -1 where there is none."""
@@ -298,7 +293,7 @@ class Connection:
             while_moving(handle, partial(lib.shim_noop, handle), timeout),
             "receiving token: timed out",
         )
-        if outcome not in (lib.SHIM_OK, lib.SHIM_UNSUPPORTED):
+        if outcome not in (SHIM_OK, lib.SHIM_UNSUPPORTED):
             raise self._failure(outcome)
         self.in_flight = False
         return bool(outcome == SHIM_OK)

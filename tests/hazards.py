@@ -735,9 +735,7 @@ HAZARDS: dict[int, Hazard] = {
         [
             Removal(
                 "_client.py",
-                {
-                    "call():\n                raise": "call() and 0:\n                raise"
-                },
+                {"            if self._interrupted_call():": "            if 0:"},
             )
         ],
     ),

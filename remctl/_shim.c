@@ -564,6 +564,15 @@ shim_free(shim_connection *c)
         finish(c);
 }
 
+/* Called, with 0, before any call that may block: event loops, libuv's for one,
+ * make what they watch non-blocking, and libremctl takes that for end of file. */
+static void
+set_nonblocking(const shim_connection *c, int on)
+{
+    if (c->fd >= 0)
+        ioctl(c->fd, FIONBIO, &on);
+}
+
 /* Whether the server chose protocol 1, which libremctl does not tell.  Before
  * the first command remctl_output() returns DONE without I/O in protocol 2
  * and later, but reads in protocol 1: on a non-blocking socket it gives up at
@@ -572,11 +581,10 @@ static bool
 speaks_protocol1(shim_connection *c)
 {
     struct remctl_output *output;
-    int on = 1, off = 0;
 
-    ioctl(c->fd, FIONBIO, &on);
+    set_nonblocking(c, 1);
     output = remctl_output(c->remctl);
-    ioctl(c->fd, FIONBIO, &off);
+    set_nonblocking(c, 0);
     return output == NULL || output->type != REMCTL_OUT_DONE;
 }
 
@@ -720,6 +728,7 @@ shim_command(shim_connection *c, const char *data, const size_t *lengths,
         data += lengths[i];
     }
     c->idle = false;
+    set_nonblocking(c, 0);
     hold_signals(&guard);
     if (!remctl_commandv(c->remctl, vector, count))
         outcome = fail_as_libremctl(c);
@@ -854,6 +863,7 @@ shim_output(shim_connection *c, int may_block)
     if (may_block) {
         if (c->fd >= 0)
             set_mark(c, 1);
+        set_nonblocking(c, 0);
         hold_signals(&guard);
         outcome = read_token(c);
         release_signals(&guard);
@@ -889,6 +899,7 @@ shim_noop(shim_connection *c)
     outcome = check_quiet(c);
     if (outcome == SHIM_OK) {
         set_mark(c, 1);
+        set_nonblocking(c, 0);
         c->idle = false;
         hold_signals(&guard);
         if (!remctl_noop(c->remctl))

@@ -91,6 +91,26 @@ def test_a_connection(server: Server) -> None:
     asyncio.run(main())
 
 
+def test_calls_that_block_after_the_loop_has_watched(server: Server) -> None:
+    """uvloop makes the sockets that it watches non-blocking, and leaves them so."""
+    data = bytes(range(256)) * 12_000
+
+    async def main() -> None:
+        async with remctl.aio.Remctl(server.host, server.port) as client:
+            for _ in range(20):
+                assert (await client.run(["test", "sleep", "0.01"])).status == 0
+                assert await client.noop()
+            for _ in range(3):
+                assert (await client.run(["test", "sleep", "0.01"])).status == 0
+                result = await client.run(["test", "digest", data])
+                assert (result.stdout or b"").startswith(b"%d " % len(data))
+                size = 3_000_000
+                result = await client.run(["test", "bytes", size])
+                assert len(result.stdout or b"") == size
+
+    asyncio.run(main())
+
+
 def test_an_object_serves_one_loop_after_another(server: Server) -> None:
     """As long as no call is under way."""
     client = remctl.aio.Remctl()

@@ -9,7 +9,7 @@ from contextlib import suppress
 from typing import TYPE_CHECKING, TypeVar
 
 from remctl._waiting import LONGEST_WAIT, Call, Pause, Readiness
-from remctl._workers import workers
+from remctl._workers import pools
 
 if TYPE_CHECKING:
     from remctl._waiting import Steps
@@ -31,10 +31,10 @@ async def drive(steps: Steps[T]) -> T:
             if isinstance(wait, Readiness):
                 await until_ready(wait)
             elif isinstance(wait, Call):
-                if wait.started:
+                if wait.begun:
                     await until_ended(wait)
                 else:
-                    await workers.start(wait)
+                    await until_begun(wait)
             elif isinstance(wait, Pause):
                 await until_woken(wait, wait.deadline.left())
             else:
@@ -60,9 +60,19 @@ async def until_ready(readiness: Readiness) -> None:
         remove(readiness.fd)
 
 
+async def until_begun(call: Call) -> None:
+    """Have CALL run in a thread, and wait for its turn; or until it is cancelled."""
+    try:
+        pools[call.work].submit(call)
+        while not (call.begun or call.cancelled):
+            await until_woken(call, LONGEST_WAIT)
+    finally:
+        call.drop()  # unless it has begun
+
+
 async def until_ended(call: Call) -> None:
     """Wait for a while, or until CALL has ended, unless it must give way."""
-    if not workers.must_give_way(call):
+    if not pools[call.work].must_give_way(call):
         await until_woken(call, min(call.deadline.left(), LOOK))
 
 

@@ -161,7 +161,8 @@ class RemctlBase:
         """Return the connection's descriptor, to wait on but not to read from.
 
         When it is readable, there is something to read with output(), though
-        perhaps not a whole token.
+        perhaps not a whole token.  A call of remctl.aio that waits does so with
+        the event loop's add_reader(), which is then not anybody else's.
 
         Raises:
             RemctlNotOpenedError: There is no open connection, or the server

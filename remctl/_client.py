@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import sys
 import threading
+from contextlib import nullcontext
 from typing import TYPE_CHECKING, Callable, TypeVar
 
 from remctl import _arguments
@@ -151,7 +152,8 @@ class Remctl(RemctlBase):
         server = _arguments.server(host, port, principal)
         if sock is not None:
             sock = _arguments.connected_socket(sock)
-        self._drive(self._open(server, sock))
+        with sock or nullcontext():  # the connection has duplicates
+            self._drive(self._open(server, sock))
 
     def command(self, command: Iterable[object]) -> None:
         """Send a command, whose output is then read with output().

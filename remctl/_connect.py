@@ -15,65 +15,79 @@ from typing import TYPE_CHECKING, Any
 from remctl._arguments import source_family
 from remctl._exceptions import RemctlError, RemctlTimeoutError
 from remctl._ffi import lib
-from remctl._waiting import Deadline, Readiness, run_in_thread
+from remctl._waiting import Deadline, Readiness, Work, run_in_thread
 
 if TYPE_CHECKING:
+    from remctl._arguments import Server
     from remctl._waiting import Steps
 
     Address = tuple[socket.AddressFamily, tuple[Any, ...]]
 
 
-def connect(
-    host: str,
-    port: int,
-    source_ip: str | None,
-    timeout: float,
-    sockets: list[socket.socket],
-) -> Steps[int]:
-    """Connect to HOST; return the port.
+def resolve(
+    host: str, port: int, source_ip: str | None, timeout: float
+) -> Steps[list[Address]]:
+    """Return the addresses, with port 0, at which HOST can be reached from SOURCE_IP.
 
-    The connected socket is the last of SOCKETS, which the caller closes.
-
-    For port 0 tries the registered port, then the legacy one, and reports the
-    first's error when both fail.  TIMEOUT seconds bound the name service, then
-    each address's connect.  Raises RemctlError.
+    TIMEOUT seconds bound the name service.  Raises RemctlError.
     """
-    ports = [port] if port else [lib.REMCTL_PORT, lib.REMCTL_PORT_OLD]
-    cannot_connect = f"cannot connect to {host} (port {ports[0]})"
     family = None
     if source_ip is not None:
         try:
             family = source_family(source_ip)
         except ValueError as error:
-            raise RemctlError(f"{cannot_connect}: {error}") from None
-    found = yield from resolve(host, timeout)
-    addresses = [entry for entry in found if family in (None, entry[0])]
+            raise RemctlError(f"{cannot_connect(host, port)}: {error}") from None
+    found = yield from look_up(host, timeout)
+    return [entry for entry in found if family in (None, entry[0])]
+
+
+def connect(
+    addresses: list[Address],
+    server: Server,
+    source_ip: str | None,
+    timeout: float,
+    sockets: list[socket.socket],
+) -> Steps[int]:
+    """Connect to one of SERVER's ADDRESSES; return the port.
+
+    The connected socket is the last of SOCKETS, which the caller closes.
+
+    For port 0 tries the registered port, then the legacy one, and reports the
+    first's error when both fail.  TIMEOUT seconds bound each address's connect.
+    Raises RemctlError.
+    """
+    host, port, _ = server
     errors = []
-    for number in ports:
+    for number in (port,) if port else (lib.REMCTL_PORT, lib.REMCTL_PORT_OLD):
         try:
             yield from connect_port(addresses, number, source_ip, timeout, sockets)
         except OSError as error:
             errors.append(error)
         else:
             return number
-    raise failure(cannot_connect, errors[0])
+    raise failure(cannot_connect(host, port), errors[0])
 
 
-def resolve(host: str, timeout: float) -> Steps[list[Address]]:
+def cannot_connect(host: str, port: int) -> str:
+    """Return the text for it; port 0 is the registered one."""
+    return f"cannot connect to {host} (port {port or lib.REMCTL_PORT})"
+
+
+def look_up(host: str, timeout: float) -> Steps[list[Address]]:
     """Return the families and addresses of HOST, with port 0."""
 
-    def look_up(flags: int = 0) -> list[Address]:
+    def get(flags: int = 0) -> list[Address]:
         # As bytes, or Python would apply its own idea of IDNA.
         name = host.encode("ascii")
         found = socket.getaddrinfo(name, 0, type=socket.SOCK_STREAM, flags=flags)
         return [(entry[0], entry[4]) for entry in found]
 
     try:
-        return look_up(socket.AI_NUMERICHOST)
+        return get(socket.AI_NUMERICHOST)
     except OSError:
         pass  # a name, to be looked up where it can be interrupted
     try:
-        return (yield from run_in_thread(look_up, Deadline(timeout)))
+        return (yield from run_in_thread(get, Work.LOOKUP, Deadline(timeout)))
     except OSError as error:
         raise failure(f"unknown host {host}", error) from None
 

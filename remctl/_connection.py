@@ -18,7 +18,7 @@ from itertools import count
 from typing import TYPE_CHECKING, Callable
 
 from remctl._arguments import wire_size
-from remctl._connect import connect, prepare
+from remctl._connect import connect, prepare, resolve
 from remctl._exceptions import RemctlError, RemctlTimeoutError
 from remctl._ffi import ffi, lib, new_connection, to_text
 from remctl._results import ErrorCode, RemctlOutput, Stream
@@ -28,6 +28,7 @@ from remctl._waiting import (
     Deadline,
     GaveWayError,
     Readiness,
+    Work,
     pause,
     run_in_thread,
     wait_for,
@@ -37,6 +38,7 @@ if TYPE_CHECKING:
     import socket
 
     from remctl._arguments import Server
+    from remctl._connect import Address
     from remctl._remctl_cffi import ShimConnection
     from remctl._waiting import Steps, T, Wait
 
@@ -88,6 +90,8 @@ class Connection:
         self._server = server
         self._ccache = ccache
         self._source_ip = source_ip
+        # Looked up once: a retry is not to wait for the name service again.
+        self._addresses: list[Address] | None = None
         self._pid = os.getpid()
         self.closed = False
         self._out_of_step = False
@@ -186,6 +190,7 @@ class Connection:
                     yield from self._within_reach(
                         run_in_thread(
                             handshake,
+                            Work.HANDSHAKE,
                             deadline,
                             math.inf if port is None else patience,
                             tries,
@@ -310,9 +315,14 @@ class Connection:
         sockets = [] if sock is None else [sock]
         try:
             if sock is None:
-                host, number, _ = self._server
+                source = self._source_ip
+                if self._addresses is None:
+                    host, number, _ = self._server
+                    self._addresses = yield from self._within_reach(
+                        resolve(host, number, source, timeout)
+                    )
                 port = yield from self._within_reach(
-                    connect(host, number, self._source_ip, timeout, sockets)
+                    connect(self._addresses, self._server, source, timeout, sockets)
                 )
             prepare(sockets[-1])
             self._new_handle(sockets[-1].fileno(), self._ccache)
@@ -380,7 +390,8 @@ class Connection:
         library_timeout = math.ceil(timeout) + 2 if 0 < timeout < 1e9 else 0
         connect = partial(lib.shim_open_protocol1, handle, port, library_timeout)
         outcome = yield from self._in_time(
-            run_in_thread(connect, Deadline(timeout)), "receiving token: timed out"
+            run_in_thread(connect, Work.PROTOCOL1, Deadline(timeout)),
+            "receiving token: timed out",
         )
         if outcome == lib.SHIM_UNSUPPORTED:
             spoke_protocol2.add((self._server.host.lower(), port))
@@ -457,7 +468,10 @@ def while_moving(
     TimeoutError when none has for TIMEOUT seconds, measured to a tenth of it.
     """
     step = timeout and max(timeout / 10, 0.001)
-    call = Call(function, Deadline(step), PATIENCE)
+    if handle.fd < 0:
+        call = Call(function, Work.PROTOCOL1, Deadline(step))
+    else:
+        call = Call(function, Work.TRANSFER, Deadline(step), PATIENCE)
     yield call
     progress = lib.shim_progress(handle)
     deadline = Deadline(timeout)

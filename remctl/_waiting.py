@@ -10,6 +10,7 @@ drives them in the calling thread, remctl.aio in an event loop.
 from __future__ import annotations
 
 import _thread
+import enum
 import math
 import select
 import threading
@@ -89,13 +90,19 @@ class Pause:
     def __init__(self, deadline: Deadline) -> None:
         """Wait until DEADLINE, or until cancel()."""
         self.deadline = deadline
+        self.cancelled = False
         # Called, too, when the caller is woken up: in whatever thread did it.
         self.notify: Callable[[], None] = lambda: None
         self._wakeup = _thread.allocate_lock()
         self._wakeup.acquire()
 
     def cancel(self) -> None:
-        """Wake the caller up, from any thread or signal handler."""
+        """End the wait, from any thread or signal handler."""
+        self.cancelled = True
+        self.wake()
+
+    def wake(self) -> None:
+        """Wake the caller up, to look what has come."""
         with suppress(RuntimeError):  # it may have been woken up already
             self._wakeup.release()
         self.notify()
@@ -107,6 +114,17 @@ class Pause:
     def block(self) -> None:
         """Wait.  Signal handlers run meanwhile."""
         self._wakeup.acquire(timeout=self.deadline.remaining())
+
+
+class Work(enum.Enum):
+    """What a Call is for, where each kind has a bounded number of threads."""
+
+    LOOKUP = enum.auto()
+    HANDSHAKE = enum.auto()
+    # noop(), and what does not fit the socket's buffers.
+    TRANSFER = enum.auto()
+    # All of a command: libremctl's own socket cannot be watched.
+    PROTOCOL1 = enum.auto()
 
 
 class GaveWayError(TimeoutError):
@@ -121,59 +139,66 @@ class Call(Pause):
     dropped.
 
     Where threads are few, a Call that has been silent for ``patience`` seconds
-    since ``moved`` may have to give its thread to others, and those with fewer
-    ``tries`` come first.
+    since ``moved`` may have to give its thread to others of its kind of work,
+    and each of its ``tries`` sends it further back in their queue.
     """
 
     def __init__(
         self,
         function: Callable[[], Any],
+        work: Work,
         deadline: Deadline,
         patience: float = math.inf,
         tries: int = 0,
     ) -> None:
-        """Run FUNCTION; wait for it until DEADLINE."""
+        """Run FUNCTION, which does WORK; wait for it until DEADLINE."""
         super().__init__(deadline)
+        self.work = work
         self.patience = patience
         self.tries = tries
         self.gave_way = False
         self.moved = 0.0
-        self.at_end: Callable[[], None] = lambda: None
-        self.started = False
+        self.begun = False
         self.finished = False
+        self._started = False
         self._function = function
         self._result: Any = None
         self._error: BaseException | None = None
         self._claim = _thread.allocate_lock()
 
-    def start(self) -> None:
-        """Start the helper thread; RuntimeError if there is none to be had."""
-        self.started = True
-        self.moved = time.monotonic()
-        # Not threading.Thread, which an interrupt can leave half started.
-        _thread.start_new_thread(self._run, ())
-
     def block(self) -> None:
         """Wait, but start it the first time."""
-        if self.started:
+        if self._started:
             super().block()
             return
+        self._started = True
         try:
-            self.start()
+            # Not threading.Thread, which an interrupt can leave half started.
+            _thread.start_new_thread(self.run, ())
         except RuntimeError:
             # No thread to be had: the interpreter is going down, or a limit
             # is reached.  Better a call that cannot be interrupted than none.
             # Or else it is a signal handler's own error.
-            if not self._run():
+            if not self.run():
                 raise
 
-    def claim(self) -> bool:
-        """Whether nobody has run the function yet, nor will any other."""
-        return self._claim.acquire(blocking=False)
+    @property
+    def taken(self) -> bool:
+        """Whether the function has begun, or never will."""
+        return self._claim.locked()
 
-    def _run(self) -> bool:
-        if not self.claim():
-            return False  # never twice
+    def drop(self) -> None:
+        """See that the function never runs, unless it has begun."""
+        if self._claim.acquire(blocking=False):
+            del self._function
+
+    def run(self) -> bool:
+        """Run the function in this thread, unless it has begun or was dropped."""
+        if not self._claim.acquire(blocking=False):
+            return False
+        self.moved = time.monotonic()
+        self.begun = True
+        self.wake()
         try:
             self._result = self._function()
         except BaseException as error:  # noqa: BLE001 (the caller raises it)
@@ -181,8 +206,7 @@ class Call(Pause):
         # What it holds, a connection say, is not to outlive the call with us.
         del self._function
         self.finished = True
-        self.at_end()
-        self.cancel()
+        self.wake()
         return True
 
     def result(self) -> Any:
@@ -221,6 +245,7 @@ def pause(seconds: float) -> Steps[None]:
 
 def run_in_thread(
     function: Callable[[], T],
+    work: Work,
     deadline: Deadline,
     patience: float = math.inf,
     tries: int = 0,
@@ -229,7 +254,7 @@ def run_in_thread(
 
     Waiting for the thread itself does not count.  GaveWayError: others need it.
     """
-    call = Call(function, deadline, patience, tries)
+    call = Call(function, work, deadline, patience, tries)
     asked = time.monotonic()
     yield call
     deadline.postpone(time.monotonic() - asked)

@@ -10,21 +10,25 @@ that a connection that waits for a slow command, for a server to answer, or for
 the rest of a token holds no thread.  A token is read in the loop's thread when
 all of it is there, and a command is sent there when it fits the socket's
 buffer.  What libremctl can only do by blocking runs in threads, of which a
-process has at most 64, whatever the number of connections: the name service,
-the handshake with the KDC and the server, noop(), and a command that is larger
-than the socket's buffer.
+process has at most 64 for each kind of work, whatever the number of
+connections: the name service; the handshake with the KDC and the server;
+noop(), and a command or a token that is larger than the socket's buffer; and
+protocol 1.  Each kind keeps only its own waiting.
 
 Calls that wait for a thread are served in their order, and that wait does not
 count for their time-outs.  While any waits, a handshake whose server has been
 silent for a second gives its thread away, and begins anew, on a new
-connection, after those that have not had a turn yet, with twice the time; so
-stalled servers keep nobody from the others.  Other calls give theirs away
-after ten seconds without a byte moving, and raise RemctlTimeoutError.
-(open(sock=...) cannot begin anew and keeps its thread until its time-out.)
+connection, with twice the time, when 256 others have had their turn; so
+stalled servers keep nobody from the others.  noop() and large commands give
+theirs away after ten seconds without a byte moving, and raise
+RemctlTimeoutError.  A thread is kept to the end by the name service, by
+open(sock=...), which cannot begin anew, and by a whole command in protocol 1,
+where libremctl has a socket of its own that nobody can watch.
 
 A task that is cancelled leaves at once.  The connection's socket is shut down,
 the object is not open, and a thread that is inside libremctl ends by itself;
-one that waits for the KDC or the name service when these do.
+one that waits for the name service or the KDC when these do, and one that
+serves protocol 1 when the server does, or two seconds after the time-out.
 
 Works with any event loop that has add_reader(), uvloop's too.
 """
@@ -32,6 +36,7 @@ Works with any event loop that has add_reader(), uvloop's too.
 from __future__ import annotations
 
 import asyncio
+from contextlib import nullcontext
 from typing import TYPE_CHECKING, Callable, TypeVar
 
 from remctl import _arguments
@@ -135,7 +140,8 @@ class Remctl(RemctlBase):
         server = _arguments.server(host, port, principal)
         if sock is not None:
             sock = _arguments.connected_socket(sock)
-        await self._exclusively(self._open, server, sock)
+        with sock or nullcontext():  # the connection has duplicates
+            await self._exclusively(self._open, server, sock)
 
     async def command(self, command: Iterable[object]) -> None:
         """Send a command, whose output is then read with output().
@@ -202,14 +208,18 @@ class Remctl(RemctlBase):
     ) -> T:
         """Drive FUNCTION's steps while no other task uses the connection."""
         self._check_process()
-        async with self._lock_of_this_loop():
+        lock = self._lock_of_this_loop()
+        async with lock:
+            if self._lock is not lock:
+                raise RuntimeError("another event loop has taken the object over")
             closes = self._closes
             try:
                 result = await drive(function(*arguments))
             except BaseException as error:
-                if self._closes == closes:
-                    self._note(error)
-                self._drop_broken(interrupted=not isinstance(error, RemctlError))
+                if self._lock is lock:  # else the connection is another loop's
+                    if self._closes == closes:
+                        self._note(error)
+                    self._drop_broken(interrupted=not isinstance(error, RemctlError))
                 raise
             self._error = NO_ERROR
             return result
@@ -217,8 +227,11 @@ class Remctl(RemctlBase):
     def _lock_of_this_loop(self) -> asyncio.Lock:
         loop = asyncio.get_running_loop()
         if self._lock is None or self._loop is not loop:
-            if self._in_use() and self._loop is not None and self._loop.is_running():
-                raise RuntimeError("the object is in use in another event loop")
+            if self._in_use():
+                if self._loop is not None and self._loop.is_running():
+                    raise RuntimeError("the object is in use in another event loop")
+                # Its loop was stopped in the middle of a call.
+                self._drop_broken(interrupted=True)
             self._loop, self._lock = loop, asyncio.Lock()
         return self._lock
 

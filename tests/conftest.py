@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import sys
 from contextlib import ExitStack
@@ -13,7 +14,7 @@ import hypothesis
 import pytest
 from scripted import ScriptedServer, ScriptedServers
 from support import remctl_conf
-from twin import Loop, TwinRemctl, twin_remctl
+from twin import BEAT, Loop, TwinRemctl, twin_remctl
 
 import remctl
 from remctl._connection import spoke_protocol2
@@ -142,6 +143,7 @@ def _twin(request: pytest.FixtureRequest) -> Iterator[None]:
         patch.setattr(remctl, "remctl", twin_remctl)
         loop.longest = 0.0
         yield
+        loop.run(asyncio.sleep(2 * BEAT))  # a whole one, after the last call
     if request.module.__name__.rpartition(".")[2] == "test_hostile":
         # Elsewhere the tests themselves keep the interpreter busy.
         assert loop.longest < BLOCKED

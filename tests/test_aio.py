@@ -8,7 +8,6 @@ What both twins do, the tests of the blocking one show for this one, too: see
 from __future__ import annotations
 
 import asyncio
-import os
 import random
 import sys
 import threading
@@ -25,15 +24,15 @@ from twin import Loop, TwinRemctl
 import remctl
 import remctl.aio
 from remctl._asyncio import drive
-from remctl._waiting import Deadline, run_in_thread
-from remctl._workers import LIMIT
+from remctl._waiting import Deadline, Work, run_in_thread
+from remctl._workers import pools
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from scripted import ScriptedServer
 
-    from remctl.testing import Realm, Server
+    from remctl.testing import Server
 
     Scripted = Callable[..., ScriptedServer]
 
@@ -64,6 +63,16 @@ def loop(event_loop_kind: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[Loop
     monkeypatch.setattr(TwinRemctl, "loop", loop, raising=False)
     yield loop
     loop.close()
+
+
+def call(ended: threading.Event, work: Work = Work.HANDSHAKE) -> Any:
+    """Hold a thread until ENDED."""
+    return drive(run_in_thread(ended.wait, work, Deadline(0)))
+
+
+def busy() -> int:
+    """Return how many threads there are in the pools."""
+    return sum(len(pool._threads) for pool in pools.values())
 
 
 # Connections
@@ -131,6 +140,90 @@ def test_an_object_in_use_refuses_another_loop(server: Server, loop: Loop) -> No
         asyncio.run(client.noop())
     assert call.result().status == 0
     client.close()
+
+
+def test_a_loop_that_stopped_in_a_call(scripted: Scripted) -> None:
+    """Its connection is closed before another loop has the object."""
+    noop = ["handshake", "read", ["sleep", {"seconds": 1}], "noop"]
+    slow = scripted([*noop, "read", ["output", {"text": "two"}], "status", "hang"])
+    client = remctl.aio.Remctl()
+
+    async def first() -> asyncio.Future[bool]:
+        await client.open("localhost", slow.port)
+        call = asyncio.ensure_future(client.noop())
+        await asyncio.sleep(0.3)
+        return call
+
+    stopped = asyncio.new_event_loop()
+    call = stopped.run_until_complete(first())
+    with pytest.raises(remctl.RemctlNotOpenedError):
+        asyncio.run(client.run(["x"]))
+    with pytest.raises(remctl.RemctlError, match="closed during the call"):
+        stopped.run_until_complete(call)
+    stopped.close()
+
+
+def test_who_waited_in_a_loop_that_stopped(server: Server) -> None:
+    """Does not disturb the loop that has the object now."""
+    client = remctl.aio.Remctl()
+
+    async def first() -> list[asyncio.Future[Any]]:
+        await client.open(server.host, server.port)
+        calls: list[asyncio.Future[Any]] = [
+            asyncio.ensure_future(client.run(["test", "sleep", "60"])) for _ in "ab"
+        ]
+        await asyncio.sleep(0.1)
+        return calls
+
+    async def second() -> None:
+        await client.open(server.host, server.port)
+        await client.command(["test", "sleep", "0.5"])
+        thread = threading.Thread(target=go_on)
+        thread.start()
+        assert (await client.output()).output == b"awake\n"
+        thread.join()
+        assert client.opened
+
+    def go_on() -> None:
+        outcome = asyncio.gather(*calls, return_exceptions=True)
+        errors.extend(stopped.run_until_complete(outcome))
+
+    errors: list[BaseException] = []
+    stopped = asyncio.new_event_loop()
+    calls = stopped.run_until_complete(first())
+    asyncio.run(second())
+    stopped.close()
+    assert [str(error) for error in errors] == [
+        "the connection was closed during the call",
+        "another event loop has taken the object over",
+    ]
+    client.close()
+
+
+def test_a_call_left_in_a_closed_loop(server: Server) -> None:
+    """Its end, by the garbage collector, does not touch the next connection."""
+    client = remctl.aio.Remctl()
+
+    async def first() -> Any:
+        await client.open(server.host, server.port)
+        task = asyncio.ensure_future(client.run(["test", "sleep", "60"]))
+        await asyncio.sleep(0.1)
+        return task
+
+    async def second() -> None:
+        await client.open(server.host, server.port)
+        await client.command(["test", "sleep", "0.5"])
+        kept.pop()._log_destroy_pending = False
+        collect()
+        assert client.opened
+        assert (await client.output()).output == b"awake\n"
+        client.close()
+
+    abandoned = asyncio.new_event_loop()
+    kept = [abandoned.run_until_complete(first())]
+    abandoned.close()
+    del abandoned
+    asyncio.run(second())
 
 
 def test_tasks_share_an_object(server: Server) -> None:
@@ -255,7 +348,7 @@ def test_cancelled_at_random_moments(server: Server) -> None:
     before = in_use()
     asyncio.run(main())
     wait_for_release(before)
-    wait_until(lambda: remctl._workers.workers._free == LIMIT)
+    wait_until(lambda: busy() == 0)
 
 
 def test_run_returns_at_once(scripted: Scripted) -> None:
@@ -275,7 +368,7 @@ def test_run_returns_at_once(scripted: Scripted) -> None:
         start = time.monotonic()
         asyncio.run(main(), debug=True)
         assert time.monotonic() - start < 10
-        while remctl._workers.workers._free < 64:
+        while any(pool._threads for pool in remctl._workers.pools.values()):
             time.sleep(0.01)
         """,
         mute.port,
@@ -289,13 +382,12 @@ def test_a_thread_may_outlive_its_loop() -> None:
     ended = threading.Event()
 
     async def main() -> None:
-        call = drive(run_in_thread(ended.wait, Deadline(0)))
-        await asyncio.wait([asyncio.ensure_future(call)], timeout=0.1)
+        await asyncio.wait([asyncio.ensure_future(call(ended))], timeout=0.1)
 
     asyncio.run(main())
-    assert remctl._workers.workers._free == LIMIT - 1
+    assert busy() == 1
     ended.set()
-    wait_until(lambda: remctl._workers.workers._free == LIMIT)
+    wait_until(lambda: busy() == 0)
 
 
 def test_cancelling_who_waits_for_the_connection(server: Server) -> None:
@@ -373,57 +465,7 @@ if sys.version_info >= (3, 11):
         asyncio.run(asyncio.wait_for(main(), AT_ONCE))
 
 
-def test_a_place_whose_loop_is_closed_goes_to_the_next() -> None:
-    """Who waits for a thread in a loop that was abandoned keeps nobody from one."""
-    ended = threading.Event()
-
-    def call() -> Any:
-        return drive(run_in_thread(ended.wait, Deadline(0)))
-
-    async def abandon() -> None:
-        kept.extend(asyncio.ensure_future(call()) for _ in range(LIMIT + 1))
-        await asyncio.sleep(0.1)
-
-    async def main() -> None:
-        waiting = asyncio.ensure_future(call())
-        await asyncio.sleep(0.1)
-        assert not waiting.done()
-        ended.set()
-        assert await asyncio.wait_for(waiting, AT_ONCE)
-
-    kept: list[Any] = []
-    abandoned = asyncio.new_event_loop()
-    abandoned.run_until_complete(abandon())
-    abandoned.close()
-    asyncio.run(main())
-    wait_until(lambda: remctl._workers.workers._free == LIMIT)
-    for task in kept:
-        task._log_destroy_pending = False
-    del kept[:], task
-    collect()
-    assert remctl._workers.workers._free == LIMIT
-
-
 # Threads
-
-
-def test_no_thread_to_be_had(server: Server) -> None:
-    """RemctlError, not a call that blocks the event loop; nothing is kept."""
-
-    async def main() -> None:
-        client = remctl.aio.Remctl()
-        threading.stack_size(1 << 46)  # more than there are addresses
-        try:
-            with pytest.raises(remctl.RemctlError, match="cannot start a thread: "):
-                await client.open(server.host, server.port)
-        finally:
-            threading.stack_size(0)
-        assert remctl._workers.workers._free == LIMIT
-        async with client:
-            await client.open(server.host, server.port)
-            assert await client.run(["test", "hello"]) == HELLO
-
-    asyncio.run(main())
 
 
 def threads() -> int:
@@ -450,68 +492,3 @@ def test_waiting_takes_no_threads(server: Server) -> None:
             client.close()
 
     asyncio.run(main())
-
-
-def test_stalled_servers_do_not_starve_others(
-    scripted: Scripted, server: Server
-) -> None:
-    """More stalled handshakes than threads, none with a time-out, and a good one."""
-    mute = scripted([["handshake", {"stop": ["hang", 2]}]])
-
-    async def main() -> None:
-        before = threads()
-        stalled = [
-            asyncio.ensure_future(remctl.aio.Remctl().open("localhost", mute.port))
-            for _ in range(LIMIT + 20)
-        ]
-        await asyncio.sleep(0.5)
-        assert threads() <= before + LIMIT
-        result = await asyncio.wait_for(
-            remctl.aio.remctl(server.host, server.port, command=["test", "hello"]),
-            AT_ONCE,
-        )
-        assert result == HELLO
-        assert not any(task.done() for task in stalled)
-        for task in stalled:
-            task.cancel()
-        await asyncio.gather(*stalled, return_exceptions=True)
-
-    asyncio.run(main())
-    wait_until(lambda: remctl._workers.workers._free == LIMIT)
-
-
-def test_stalled_noops_do_not_starve_others(scripted: Scripted, server: Server) -> None:
-    """They give their threads away, after ten seconds, and say so."""
-    mute = scripted(["handshake", "read", "hang"])
-
-    async def main() -> None:
-        clients = [remctl.aio.Remctl() for _ in range(LIMIT)]
-        for client in clients:
-            await client.open("localhost", mute.port)
-        calls = [asyncio.ensure_future(client.noop()) for client in clients]
-        await asyncio.sleep(0.5)
-        assert (
-            await remctl.aio.remctl(server.host, server.port, command=["test", "hello"])
-            == HELLO
-        )
-        ended = [call for call in calls if call.done()]
-        assert 1 <= len(ended) < LIMIT
-        with pytest.raises(remctl.RemctlTimeoutError, match="need its thread"):
-            await ended[0]
-        for client in clients:
-            client.close()
-        await asyncio.gather(*calls, return_exceptions=True)
-
-    asyncio.run(main())
-
-
-def test_a_forked_child_has_all_threads_to_itself(realm: Realm, server: Server) -> None:
-    """Whatever the parent's are doing."""
-    remctl._workers.workers._free = 0
-    try:
-        child = os.fork()
-        if child == 0:
-            os._exit(remctl._workers.workers._free != LIMIT)
-        assert os.waitpid(child, 0)[1] == 0
-    finally:
-        remctl._workers.workers._free = LIMIT

@@ -334,7 +334,7 @@ HAZARDS: dict[int, Hazard] = {
         [
             Removal(
                 "_waiting.py",
-                {"_thread.start_new_thread(self._run, ())": "self._run()"},
+                {"_thread.start_new_thread(self.run, ())": "self.run()"},
             )
         ],
         said="what another GSS-API binding has set for its thread does not count",
@@ -499,7 +499,7 @@ HAZARDS: dict[int, Hazard] = {
         [
             Removal(
                 "_waiting.py",
-                {"_thread.start_new_thread(self._run, ())": "self._run()"},
+                {"_thread.start_new_thread(self.run, ())": "self.run()"},
             )
         ],
     ),
@@ -589,14 +589,14 @@ HAZARDS: dict[int, Hazard] = {
             Removal(
                 "_connection.py",
                 {
-                    "handshake,\n                            deadline,": (
-                        "handshake,\n                            Deadline(0),"
+                    "Work.HANDSHAKE,\n                            deadline,": (
+                        "Work.HANDSHAKE,\n                            Deadline(0),"
                     )
                 },
             ),
             Removal(
                 "_connect.py",
-                {"(look_up, Deadline(timeout))": "(look_up, Deadline(0))"},
+                {"LOOKUP, Deadline(timeout))": "LOOKUP, Deadline(0))"},
             ),
         ],
     ),
@@ -610,6 +610,7 @@ HAZARDS: dict[int, Hazard] = {
                 {
                     "run_in_thread(\n"
                     "                            handshake,\n"
+                    "                            Work.HANDSHAKE,\n"
                     "                            deadline,\n"
                     "                            math.inf if port is None "
                     "else patience,\n"

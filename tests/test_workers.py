@@ -395,14 +395,14 @@ def test_tries_come_later_but_in_their_turn() -> None:
         # As if all but one were at other work.
         pool._threads.update(range(1000, 1000 + LIMIT))
         submit("again", 1)
-        for number in range(LATER + 10):
+        for number in range(LATER + 4 * LIMIT):
             submit(str(number))
         pool._threads.difference_update(range(1000, 1000 + LIMIT))
         ended.set()
         await asyncio.gather(*holding)
 
     asyncio.run(main())
-    wait_until(lambda: len(order) == LATER + 11)
+    wait_until(lambda: len(order) == LATER + 4 * LIMIT + 1)
     assert LATER - LIMIT <= order.index("again") < LATER + LIMIT
 
 

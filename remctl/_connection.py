@@ -14,7 +14,6 @@ import random
 import select
 import time
 from functools import partial
-from itertools import count
 from typing import TYPE_CHECKING, Callable
 
 from remctl._arguments import wire_size
@@ -59,8 +58,8 @@ ONE_TOKEN = 64 * 1024 - 4
 PAUSES = [0.02 * 2**turn for turn in range(1, 8)]
 
 # Seconds of silence after which a call gives its thread to others where these
-# wait for one, as they do in remctl.aio: a handshake is begun anew later, with
-# twice the patience each time, and any other call fails.
+# wait for one, as they do in remctl.aio: a handshake is begun anew, with twice
+# the patience each time, and any other call fails.
 HANDSHAKE_PATIENCE = 1.0
 LONGEST_PATIENCE = 30.0
 PATIENCE = 10.0
@@ -145,7 +144,7 @@ class Connection:
         port = yield from self._connect(timeout, sock)
         deadline = Deadline(timeout)
         for longest_pause in (*PAUSES, None):
-            outcome = yield from self._authenticate(deadline, port)
+            outcome, port = yield from self._authenticate(deadline, port)
             handle = self._open_handle()
             if (
                 port is None
@@ -176,33 +175,34 @@ class Connection:
         self.established = True
         self.in_flight = False
 
-    def _authenticate(self, deadline: Deadline, port: int | None) -> Steps[int]:
-        """Run the handshake, again on a new connection where it has to give way."""
+    def _authenticate(
+        self, deadline: Deadline, port: int | None
+    ) -> Steps[tuple[int, int | None]]:
+        """Run the handshake, again on a new connection where it has to give way.
+
+        Returns its outcome and the port.
+        """
         timed_out = (
             "error receiving token: timed out "
             f"(no answer from {self._server.host} or its KDC)"
         )
-        for tries in count():
+        work, patience = Work.HANDSHAKE, HANDSHAKE_PATIENCE
+        if port is None:
+            work, patience = Work.TUNNEL, math.inf
+        while True:
             handshake = partial(lib.shim_open, self._open_handle())
-            patience = min(HANDSHAKE_PATIENCE * 2**tries, LONGEST_PATIENCE)
             try:
-                return (
-                    yield from self._within_reach(
-                        run_in_thread(
-                            handshake,
-                            Work.HANDSHAKE,
-                            deadline,
-                            math.inf if port is None else patience,
-                            tries,
-                        )
-                    )
+                outcome = yield from self._within_reach(
+                    run_in_thread(handshake, work, deadline, patience)
                 )
             except GaveWayError:
                 self._drop_handle()
-                yield from self._connect_again(deadline)
+                port = yield from self._connect_again(deadline)
+                work, patience = Work.RETRY, min(2 * patience, LONGEST_PATIENCE)
             except TimeoutError:
                 raise RemctlTimeoutError(timed_out) from None
-        raise AssertionError  # pragma: no cover (the loop has no end)
+            else:
+                return outcome, port
 
     def _connect_again(self, deadline: Deadline) -> Steps[int | None]:
         left = deadline.left()

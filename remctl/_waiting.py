@@ -121,6 +121,10 @@ class Work(enum.Enum):
 
     LOOKUP = enum.auto()
     HANDSHAKE = enum.auto()
+    # A handshake that has had a turn, and was silent.
+    RETRY = enum.auto()
+    # A handshake over the user's own socket: it cannot begin anew.
+    TUNNEL = enum.auto()
     # noop(), and what does not fit the socket's buffers.
     TRANSFER = enum.auto()
     # All of a command: libremctl's own socket cannot be watched.
@@ -134,13 +138,12 @@ class GaveWayError(TimeoutError):
 class Call(Pause):
     """Runs a function that may block in a helper thread, and waits for it.
 
-    The first wait starts the thread, and does no more.  A caller that is
-    interrupted just leaves: the function goes on to its end, and its result is
-    dropped.
+    The first wait starts the thread, or waits for one, and does no more.  A
+    caller that is interrupted just leaves: the function goes on to its end, and
+    its result is dropped.
 
     Where threads are few, a Call that has been silent for ``patience`` seconds
-    since ``moved`` may have to give its thread to others of its kind of work,
-    and each of its ``tries`` sends it further back in their queue.
+    since ``moved`` may have to give its thread to others of its kind of work.
     """
 
     def __init__(
@@ -149,13 +152,11 @@ class Call(Pause):
         work: Work,
         deadline: Deadline,
         patience: float = math.inf,
-        tries: int = 0,
     ) -> None:
         """Run FUNCTION, which does WORK; wait for it until DEADLINE."""
         super().__init__(deadline)
         self.work = work
         self.patience = patience
-        self.tries = tries
         self.gave_way = False
         self.moved = 0.0
         self.begun = False
@@ -198,7 +199,8 @@ class Call(Pause):
             return False
         self.moved = time.monotonic()
         self.begun = True
-        self.wake()
+        if not self._started:  # else nobody waits for that
+            self.wake()
         try:
             self._result = self._function()
         except BaseException as error:  # noqa: BLE001 (the caller raises it)
@@ -248,13 +250,12 @@ def run_in_thread(
     work: Work,
     deadline: Deadline,
     patience: float = math.inf,
-    tries: int = 0,
 ) -> Steps[T]:
     """Run FUNCTION in a helper thread; TimeoutError when DEADLINE passes first.
 
     Waiting for the thread itself does not count.  GaveWayError: others need it.
     """
-    call = Call(function, work, deadline, patience, tries)
+    call = Call(function, work, deadline, patience)
     asked = time.monotonic()
     yield call
     deadline.postpone(time.monotonic() - asked)

@@ -4,25 +4,24 @@
 from __future__ import annotations
 
 import _thread
-import heapq
 import os
 import threading
 import time
-from itertools import count
+from collections import deque
+from itertools import islice
 from typing import TYPE_CHECKING
 
 from remctl._exceptions import RemctlError
 from remctl._waiting import Work
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from remctl._waiting import Call
 
 # How many there are at most in a process for each kind of work, whatever the
 # number of connections.
 LIMIT = 64
-
-# How many of those that come after it a Call lets pass for each of its tries.
-LATER = 256
 
 
 class Pool:
@@ -30,8 +29,8 @@ class Pool:
 
     A thread that has run one takes the next, and counts until the function in
     it has ended, also when nobody waits for that any more.  A Call that is
-    dropped stays in the queue until a thread finds it there: so dropping takes
-    no lock, and may happen anywhere, in a garbage collection too.
+    dropped stays in the queue for a while: so dropping takes no lock, and may
+    happen anywhere, in a garbage collection too.
     """
 
     def __init__(self) -> None:
@@ -40,23 +39,26 @@ class Pool:
 
     def reset(self) -> None:
         """Forget all threads: a forked child has none of them."""
-        self._lock = threading.Lock()
+        # An RLock because it knows whether this thread has it.
+        self._lock = threading.RLock()
         self._threads: set[object] = set()
-        self._queue: list[tuple[int, int, Call]] = []
-        self._numbers = count()
+        self._queue: deque[Call] = deque()
+        self._longest = LIMIT
         self._giving_way = 0
 
     def submit(self, call: Call) -> None:
         """Run CALL as soon as there is a thread for it, and wake it up then."""
+        self._put_right()
         with self._lock:
-            number = next(self._numbers)
-            place = number + LATER * call.tries, number, call
-            heapq.heappush(self._queue, place)
+            if len(self._queue) >= self._longest:
+                self._queue = deque(self._waiting())
+                self._longest = 2 * len(self._queue) + LIMIT
+            self._queue.append(call)
             if len(self._threads) >= LIMIT:
                 return
             thread = object()
-            self._threads.add(thread)
             try:
+                self._threads.add(thread)
                 _thread.start_new_thread(self._work, (thread,))
             except BaseException as error:
                 self._threads.discard(thread)
@@ -68,14 +70,27 @@ class Pool:
     def must_give_way(self, call: Call) -> bool:
         """Whether CALL has been silent for too long, and another needs its thread."""
         if time.monotonic() - call.moved >= call.patience:
+            self._put_right()
             with self._lock:
-                if not (call.gave_way or call.finished) and (
-                    sum(not waiting.taken for _, _, waiting in self._queue)
-                    > self._giving_way
+                if not (call.gave_way or call.finished) and any(
+                    islice(self._waiting(), self._giving_way, None)
                 ):
                     call.gave_way = True
                     self._giving_way += 1
         return call.gave_way
+
+    def _waiting(self) -> Iterator[Call]:
+        """Return the Calls that want a thread."""
+        return (call for call in self._queue if not call.taken)
+
+    def _put_right(self) -> None:
+        """Release the lock where an exception has kept this thread from it.
+
+        On PyPy and CPython 3.9, that of a signal handler can come between the end of
+        a with block and the release.
+        """
+        while self._lock._is_owned():  # type: ignore[attr-defined]  # noqa: SLF001
+            self._lock.release()
 
     def _work(self, thread: object) -> None:
         call = None
@@ -87,7 +102,7 @@ class Pool:
             if ended is not None:
                 self._giving_way -= ended.gave_way
             if self._queue:
-                return heapq.heappop(self._queue)[-1]
+                return self._queue.popleft()
             self._threads.discard(thread)
             return None
 

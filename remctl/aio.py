@@ -11,19 +11,21 @@ the rest of a token holds no thread.  A token is read in the loop's thread when
 all of it is there, and a command is sent there when it fits the socket's
 buffer.  What libremctl can only do by blocking runs in threads, of which a
 process has at most 64 for each kind of work, whatever the number of
-connections: the name service; the handshake with the KDC and the server;
-noop(), and a command or a token that is larger than the socket's buffer; and
-protocol 1.  Each kind keeps only its own waiting.
+connections: the name service; the handshake with the KDC and the server; one
+that takes longer than a second; one over open(sock=...); noop(), and a command
+or a token that is larger than the socket's buffer; and protocol 1.  Each kind
+keeps only its own waiting.
 
 Calls that wait for a thread are served in their order, and that wait does not
-count for their time-outs.  While any waits, a handshake whose server has been
-silent for a second gives its thread away, and begins anew, on a new
-connection, with twice the time, when 256 others have had their turn; so
-stalled servers keep nobody from the others.  noop() and large commands give
-theirs away after ten seconds without a byte moving, and raise
-RemctlTimeoutError.  A thread is kept to the end by the name service, by
-open(sock=...), which cannot begin anew, and by a whole command in protocol 1,
-where libremctl has a socket of its own that nobody can watch.
+count for their time-outs.  While others wait, a handshake that has not ended
+within a second gives its thread to them, and begins anew, on a new connection
+and among those that had to do the same, with twice the time for each try, up
+to half a minute; so stalled servers keep nobody from the others.  noop() and
+large commands give their threads away after ten seconds without a byte moving,
+and raise RemctlTimeoutError.  Nobody can take its thread from the name
+service, from a KDC that does not answer, from open(sock=...), which cannot
+begin anew, and from a command in protocol 1, where libremctl has a socket of
+its own.
 
 A task that is cancelled leaves at once.  The connection's socket is shut down,
 the object is not open, and a thread that is inside libremctl ends by itself;
@@ -230,8 +232,7 @@ class Remctl(RemctlBase):
             if self._in_use():
                 if self._loop is not None and self._loop.is_running():
                     raise RuntimeError("the object is in use in another event loop")
-                # Its loop was stopped in the middle of a call.
-                self._drop_broken(interrupted=True)
+                self.close()  # its loop was stopped in the middle of a call
             self._loop, self._lock = loop, asyncio.Lock()
         return self._lock
 

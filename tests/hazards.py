@@ -589,8 +589,8 @@ HAZARDS: dict[int, Hazard] = {
             Removal(
                 "_connection.py",
                 {
-                    "Work.HANDSHAKE,\n                            deadline,": (
-                        "Work.HANDSHAKE,\n                            Deadline(0),"
+                    "(handshake, work, deadline, patience)": (
+                        "(handshake, work, Deadline(0), patience)"
                     )
                 },
             ),
@@ -608,14 +608,7 @@ HAZARDS: dict[int, Hazard] = {
             Removal(
                 "_connection.py",
                 {
-                    "run_in_thread(\n"
-                    "                            handshake,\n"
-                    "                            Work.HANDSHAKE,\n"
-                    "                            deadline,\n"
-                    "                            math.inf if port is None "
-                    "else patience,\n"
-                    "                            tries,\n"
-                    "                        )": (
+                    "run_in_thread(handshake, work, deadline, patience)": (
                         "while_moving(self._open_handle(), handshake, deadline.left())"
                     )
                 },

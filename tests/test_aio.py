@@ -163,6 +163,38 @@ def test_a_loop_that_stopped_in_a_call(scripted: Scripted) -> None:
     stopped.close()
 
 
+@pytest.mark.parametrize("event_loop_kind", ["asyncio"], indirect=True)
+def test_a_loop_that_stopped_between_two_tokens(server: Server) -> None:
+    """What another loop's commands get is not for the call that was left there."""
+    client = remctl.aio.Remctl()
+
+    async def first() -> None:
+        await client.open(server.host, server.port)
+        await client.command(["test", "hello"])
+        await asyncio.sleep(0.3)  # for all of the reply to be there
+        while (await client.output()).type != "status":
+            pass
+
+    async def second() -> None:
+        with pytest.raises(remctl.RemctlNotOpenedError):
+            await client.command(["test", "hello"])
+        await client.open(server.host, server.port)
+        assert await client.run(["test", "hello"]) == HELLO
+
+    stopped = asyncio.new_event_loop()
+    stopped.run_until_complete(first())
+    call = stopped.create_task(client.output())
+    stopped.call_soon(stopped.stop)
+    stopped.run_forever()
+    assert client._in_use()
+    asyncio.run(second())
+    with suppress(remctl.RemctlError):
+        stopped.run_until_complete(call)
+    stopped.close()
+    assert client.opened
+    client.close()
+
+
 def test_who_waited_in_a_loop_that_stopped(server: Server) -> None:
     """Does not disturb the loop that has the object now."""
     client = remctl.aio.Remctl()

@@ -13,15 +13,17 @@ from typing import TYPE_CHECKING, Any, Callable
 import hypothesis
 import pytest
 from scripted import ScriptedServer, ScriptedServers
-from support import remctl_conf
+from support import commands
 from twin import BEAT, Loop, TwinRemctl, twin_remctl
 
 import remctl
 from remctl._connection import spoke_protocol2
-from remctl.testing import Realm, Server
+from remctl.testing import Realm
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+
+    from remctl.testing import Server
 
 hypothesis.settings.register_profile(
     "suite",
@@ -66,7 +68,7 @@ def _environment(realm: Realm) -> Iterator[None]:
 @pytest.fixture(scope="session")
 def server(realm: Realm) -> Iterator[Server]:
     """A real remctld with the commands in tests/commands."""
-    with Server(realm, remctl_conf(realm)) as server:
+    with realm.server(commands(realm)) as server:
         yield server
 
 

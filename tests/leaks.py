@@ -26,7 +26,7 @@ from typing import Any, Callable
 
 from scripted import ScriptedServers
 from stages import PRINCIPAL, in_use, open_on
-from support import remctl_conf, wait_until
+from support import commands, wait_until
 
 import remctl
 import remctl.aio
@@ -152,7 +152,7 @@ def main() -> int:
     failed = False
     print(platform.python_implementation(), platform.python_version(), flush=True)
     with Realm() as realm, realm.applied(), ExitStack() as stack:
-        server = stack.enter_context(Server(realm, remctl_conf(realm)))
+        server = stack.enter_context(realm.server(commands(realm)))
         servers = stack.enter_context(ScriptedServers(realm.env))
         logs = []
 

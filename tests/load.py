@@ -31,7 +31,7 @@ from contextlib import ExitStack
 from random import Random
 from typing import Any, Callable, NamedTuple
 
-from support import descriptors, remctl_conf, wait_until
+from support import commands, descriptors, wait_until
 
 import remctl
 from remctl import RemctlError, RemctlOutput, RemctlSimpleResult
@@ -361,8 +361,9 @@ def main() -> int:
         "ignore", "This process", DeprecationWarning
     )  # of the forks
     with Realm() as realm, realm.applied(), ExitStack() as stack:
-        conf = remctl_conf(realm)
-        servers = [stack.enter_context(Server(realm, conf)) for _ in range(SERVERS)]
+        servers = [
+            stack.enter_context(realm.server(commands(realm))) for _ in range(SERVERS)
+        ]
         before = descriptors()
         load = Load(servers, options.threads)
         load.run(options.seconds)

@@ -11,7 +11,9 @@ import sys
 import textwrap
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING, Callable
+from typing import TYPE_CHECKING, Callable, Literal
+
+from remctl.testing import Command
 
 if TYPE_CHECKING:
     from remctl.testing import Realm
@@ -19,28 +21,26 @@ if TYPE_CHECKING:
 COMMANDS = Path(__file__).parent / "commands"
 
 # Which argument goes to standard input; the subcommand counts as the first.
-_OPTIONS = {"digest": "stdin=last", "stdin": "stdin=2", "unread": "stdin=2"}
+_STDIN: dict[str, int | Literal["last"]] = {"digest": "last", "stdin": 2, "unread": 2}
 
 
-def remctl_conf(realm: Realm) -> str:
-    """Render a remctl.conf with all of tests/commands as ``test NAME``.
+def commands(realm: Realm) -> dict[str, Command]:
+    """Return all of tests/commands, as ``test NAME``, for Realm.server().
 
     Each file there begins by saying what it does.  Beyond them there are: ``test``
     without a subcommand (hello), ``test denied`` (hello, for anybody but the user),
     and ``test missing``, whose program does not exist.
     """
-    if any(character.isspace() for character in str(COMMANDS)):
-        raise ValueError(f"remctl.conf cannot hold a path with a space: {COMMANDS}")
-    lines = [
-        f"test {path.name} {path} {_OPTIONS.get(path.name, '')} ANYUSER"
-        for path in sorted(COMMANDS.iterdir())
-    ]
-    lines += [
-        f"test EMPTY {COMMANDS / 'hello'} ANYUSER",
-        f"test denied {COMMANDS / 'hello'} deny:princ:{realm.user} ANYUSER",
-        f"test missing {COMMANDS / 'no-such-program'} ANYUSER",
-    ]
-    return "\n".join(lines) + "\n"
+    hello = COMMANDS / "hello"
+    return {
+        **{
+            f"test {path.name}": Command(path, stdin=_STDIN.get(path.name))
+            for path in sorted(COMMANDS.iterdir())
+        },
+        "test EMPTY": Command(hello),
+        "test denied": Command(hello, acl=[f"deny:princ:{realm.user}", "ANYUSER"]),
+        "test missing": Command(COMMANDS / "no-such-program"),
+    }
 
 
 def run_python(

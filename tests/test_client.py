@@ -13,14 +13,15 @@ from contextlib import ExitStack, contextmanager, suppress
 from typing import TYPE_CHECKING, Any, Callable
 
 import pytest
-from support import descriptors, remctl_conf, run_python, wait_until
+from support import commands, descriptors, run_python, wait_until
 
 import remctl
-from remctl.testing import Realm, Server
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
+
+    from remctl.testing import Realm, Server
 
 NOT_OPENED = "no currently open connection"
 UNREAD = "the reply to the last command is not read to its end"
@@ -31,7 +32,7 @@ DONE = ("done", None, None, None, None)
 @pytest.fixture
 def bob(realm: Realm, tmp_path: Path) -> str:
     """The name of a cache with the other user's tickets."""
-    return realm.kinit(realm.bob, tmp_path / "bob")
+    return realm.kinit("bob", tmp_path / "bob")
 
 
 def user(client: remctl.Remctl) -> str:
@@ -224,7 +225,7 @@ def test_given_port_is_the_only_one(server: Server) -> None:
 
 def test_ipv6(realm: Realm) -> None:
     """S23: a server with an IPv6 address, and a source address to match."""
-    with Server(realm, remctl_conf(realm), address="::1") as server:
+    with realm.server(commands(realm), address="::1") as server:
         client = remctl.Remctl(source_ip="::1")
         client.open(server.host, server.port, server.principal)
         assert peer(client) == "::1"
@@ -675,7 +676,7 @@ def test_noop_of_an_old_server(scripted: Callable[..., Any], protocol: int) -> N
 @pytest.mark.parametrize("unread", [True, False])
 def test_lost_connection(realm: Realm, unread: bool) -> None:
     """S40, S43: RemctlError, then not open, with the cause; open() works again."""
-    with Server(realm, remctl_conf(realm)) as server:
+    with realm.server(commands(realm)) as server:
         client = remctl.Remctl(server.host, server.port)
         if unread:
             client.command(["test", "sleep", "60"])

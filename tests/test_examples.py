@@ -11,9 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
-from support import remctl_conf
-
-from remctl.testing import Server
+from support import commands
 
 if TYPE_CHECKING:
     from remctl.testing import Realm
@@ -29,9 +27,7 @@ if sys.implementation.name == "cpython":
 def test_fleet(name: str, realm: Realm) -> None:
     """Three servers and one that is not there: results and errors, and a bar."""
     with ExitStack() as stack:
-        fleet = [
-            stack.enter_context(Server(realm, remctl_conf(realm))) for _ in range(3)
-        ]
+        fleet = [stack.enter_context(realm.server(commands(realm))) for _ in range(3)]
         servers = [f"{server.host}:{server.port}" for server in fleet]
         dead = "localhost:1"
         result = subprocess.run(

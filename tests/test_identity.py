@@ -39,7 +39,7 @@ def caches(realm: Realm, tmp_path_factory: pytest.TempPathFactory) -> Caches:
     directory = tmp_path_factory.mktemp("caches")
     return {
         principal: realm.kinit(principal, directory / principal)
-        for principal in (realm.user, realm.bob)
+        for principal in (realm.user, realm.principal("bob"))
     }
 
 
@@ -113,11 +113,11 @@ def test_an_objects_cache_is_nobody_elses(
         for _ in range(ROUNDS):
             with remctl.Remctl() as client, remctl.Remctl() as other:
                 if given:
-                    client.set_ccache(caches[realm.bob])
+                    client.set_ccache(caches[realm.principal("bob")])
                 ready.wait()
                 client.open(server.host, server.port)
                 other.open(server.host, server.port)
-                assert who(client) == (realm.bob if given else realm.user)
+                assert who(client) == (realm.principal("bob") if given else realm.user)
                 assert who(other) == realm.user
 
     in_threads(work)
@@ -129,7 +129,7 @@ def test_a_one_shot_calls_cache_is_for_that_call(
     server: Server, realm: Realm, caches: Caches, default: str, threads: int
 ) -> None:
     """S2: calls without ccache use the default one, before and after calls with it."""
-    users = [realm.user, realm.bob]
+    users = [realm.user, realm.principal("bob")]
     if default == "bob":
         users.reverse()
     here, other = users
@@ -154,7 +154,7 @@ def test_another_bindings_cache_is_not_ours(
         set_name = partial(
             library.gss_krb5_ccache_name,
             ctypes.byref(ctypes.c_uint32()),
-            caches[realm.bob].encode(),
+            caches[realm.principal("bob")].encode(),
             None,
         )
         assert pool.submit(set_name).result() == 0
@@ -170,7 +170,7 @@ def change_variable(client: remctl.Remctl, realm: Realm, bob: str) -> None:
 
 
 def replace_cache(client: remctl.Remctl, realm: Realm, bob: str) -> None:
-    realm.kinit(realm.bob, os.environ["KRB5CCNAME"])
+    realm.kinit("bob", os.environ["KRB5CCNAME"])
 
 
 CHANGES = [set_ccache, change_variable, replace_cache]
@@ -192,10 +192,10 @@ def test_an_open_object_keeps_its_user(
     """S22, S29: until the next open(), which is by the new user."""
     with remctl.Remctl(server.host, server.port) as client:
         assert who(client) == realm.user
-        change(client, realm, caches[realm.bob])
+        change(client, realm, caches[realm.principal("bob")])
         assert who(client) == realm.user
         client.open(server.host, server.port)
-        assert who(client) == realm.bob
+        assert who(client) == realm.principal("bob")
 
 
 @pytest.mark.usefixtures("own_default")
@@ -207,7 +207,7 @@ def test_an_open_object_keeps_its_user_with_protocol_1(
     server = scripted(SERVE1)
     with remctl.Remctl(HOST, server.port, realm.service) as client:
         client.run(["test", "echo"])
-        change(client, realm, caches[realm.bob])
+        change(client, realm, caches[realm.principal("bob")])
         client.run(["test", "echo"])
     assert principals(server) == [realm.user] * 3
 

@@ -17,13 +17,14 @@ import threading
 from typing import TYPE_CHECKING, Any, Callable
 
 import pytest
-from support import remctl_conf, wait_until
+from support import commands, wait_until
 
 import remctl
-from remctl.testing import Realm, Server
 
 if TYPE_CHECKING:
     from scripted import ScriptedServer
+
+    from remctl.testing import Realm, Server
 
     Scripted = Callable[..., ScriptedServer]
 
@@ -345,7 +346,7 @@ def test_a_command_that_no_server_takes_is_not_sent(scripted: Scripted) -> None:
 
 def test_a_server_that_is_restarted(realm: Realm, server: Server) -> None:
     """S43: no call connects again by itself, an explicit open() does."""
-    with Server(realm, remctl_conf(realm)) as own:
+    with realm.server(commands(realm)) as own:
         client = remctl.Remctl(own.host, own.port)
         client.command(["test", "sleep", "60"])
         own.kill()

@@ -289,12 +289,12 @@ def test_settings_take_effect(
     handle: Any, realm: Realm, server: Server, tmp_path: Path
 ) -> None:
     """S51: the cache that names us, a source that is not ours, the time-out."""
-    cache = realm.kinit(realm.bob, tmp_path / "bob")
+    cache = realm.kinit("bob", tmp_path / "bob")
     result = low.remctl_set_ccache(handle, cache)
     assert (type(result), result) == (int, 1)
     assert low.remctl_open(handle, server.host, server.port)
     assert low.remctl_commandv(handle, [b"test", b"user"])
-    assert tokens(handle)[0][1] == realm.bob.encode() + b"\n"
+    assert tokens(handle)[0][1] == realm.principal("bob").encode() + b"\n"
     assert low.remctl_set_timeout(handle, 0.2) == 1
     assert low.remctl_commandv(handle, [b"test", b"sleep", b"60"])
     assert low.remctl_output(handle) == ()

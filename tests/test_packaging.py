@@ -19,6 +19,7 @@ import pytest
 
 import remctl
 import remctl._remctl_cffi
+import remctl.testing
 from remctl import _remctl
 
 ROOT = Path(__file__).parent.parent
@@ -138,6 +139,7 @@ def test_installed_files() -> None:
     """S53: types and the alias are shipped; sources of the extension are not."""
     files = {str(path) for path in DISTRIBUTION.files or []}
     assert {"_remctl.py", "remctl/py.typed", "remctl/_remctl_cffi.pyi"} <= files
+    assert {"remctl/testing/__main__.py"} <= files
     assert not [name for name in files if "shim" in name or "build_remctl" in name]
     assert Path(remctl.__file__).with_name("py.typed").is_file()
 
@@ -148,6 +150,13 @@ def test_only_cffi_is_needed_at_run_time() -> None:
     (cffi,) = needed
     assert re.match("cffi *>=", cffi)
     assert re.search("platform_python_implementation *!= *.PyPy", cffi)
+
+
+def test_extra_for_tests() -> None:
+    """remctl-cffi[testing] brings k5test."""
+    lines = [line.replace("'", '"') for line in DISTRIBUTION.requires or []]
+    needed = [line for line in lines if 'extra == "testing"' in line]
+    assert [line.partition(";")[0].strip() for line in needed] == ["k5test"]
 
 
 def test_extension_serves_all_versions() -> None:
@@ -162,21 +171,24 @@ def test_extension_serves_all_versions() -> None:
         assert (name, tag[:10]) == ("_remctl_cffi.abi3.so", "cp39-abi3-")
 
 
-def test_all_is_complete() -> None:
+@pytest.mark.parametrize("module", [remctl, remctl.testing])
+def test_all_is_complete(module: ModuleType) -> None:
     """S1: what has no underscore is in __all__, and is found where it says it is."""
     public = {
         name
-        for name, value in vars(remctl).items()
-        if not name.startswith("_") and not isinstance(value, ModuleType)
+        for name, value in vars(module).items()
+        if not name.startswith("_")
+        and name != "annotations"
+        and not isinstance(value, ModuleType)
     }
-    assert sorted(remctl.__all__) == sorted(public | {"__version__"})
+    assert sorted(set(module.__all__) - {"__version__"}) == sorted(public)
     for name in public:
-        value = getattr(remctl, name)
+        value = getattr(module, name)
         assert pickle.loads(pickle.dumps(value)) is value
         assert value.__module__.split(".")[0] == "remctl"
 
 
-@pytest.mark.parametrize("module", [remctl, _remctl])
+@pytest.mark.parametrize("module", [remctl, _remctl, remctl.testing])
 def test_public_names_have_docstrings(module: ModuleType) -> None:
     """Functions, classes, their methods and properties."""
     described: dict[str, object] = {module.__name__: module}

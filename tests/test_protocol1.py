@@ -83,7 +83,7 @@ def check_lost(
 @pytest.fixture
 def bob(realm: Realm, tmp_path: Path) -> str:
     """A cache with bob's tickets."""
-    return realm.kinit(realm.bob, tmp_path / "bob")
+    return realm.kinit("bob", tmp_path / "bob")
 
 
 def test_each_command_has_a_connection_and_its_own_status(scripted: Scripted) -> None:

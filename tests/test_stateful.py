@@ -303,7 +303,8 @@ def test_calls_in_any_order(
     """S20 to S48: each call does what the model says, and no other."""
     Model.default_user = realm.user
     Model.caches = {
-        user: realm.kinit(user, tmp_path / user) for user in (realm.user, realm.bob)
+        user: realm.kinit(user, tmp_path / user)
+        for user in (realm.user, realm.principal("bob"))
     }
     servers = {name: scripted(script) for name, script in SCRIPTS.items()}
     Model.ports = {name: each.port for name, each in servers.items()}

@@ -1,15 +1,25 @@
 # SPDX-License-Identifier: MIT
-"""A throwaway Kerberos realm and a real remctld, as context managers.
+"""For tests of what uses remctl: a throwaway realm and a real remctld.
 
-Private for now: this package's own tests and its demo use it, and its interface
-may change in any release.  It runs on Linux with MIT Kerberos and needs the extra
-``test``.
+Realm is a Kerberos realm with a KDC of its own, and Realm.server() a real remctld in
+it, whose commands are given in Python.  Both are context managers:
+
+    with Realm() as realm, realm.applied():
+        with realm.server({"test hello": "echo hello"}) as server:
+            remctl.remctl(server.host, server.port, command=["test", "hello"])
+
+They need the extra ``remctl-cffi[testing]``, MIT Kerberos and remctld (Debian:
+krb5-kdc, krb5-admin-server, krb5-user and remctl-server), and have been tried on
+Linux.  No root is needed, and nothing but loopback is used.
+
+``python -m remctl.testing`` starts both from a shell.
 """
 
 from __future__ import annotations
 
-from remctl.testing._daemon import StartError
+from remctl.testing._commands import Command
+from remctl.testing._daemon import MissingError, StartError
 from remctl.testing._realm import Realm
 from remctl.testing._server import Server
 
-__all__ = ["Realm", "Server", "StartError"]
+__all__ = ["Command", "MissingError", "Realm", "Server", "StartError"]

@@ -6,7 +6,7 @@ A server started by tests must not outlive them, however they end.  ``finally`` 
 of pure Python and bound to the thread that forked.  So the kernel tells: the shell
 that becomes the server leaves a process of its own behind, which reads from a pipe
 whose other end only we hold.  When we are gone, for whatever reason, it reads end of
-file, kills the process group and removes the directory.
+file, kills the process group and removes the directory, if it has one to remove.
 """
 
 from __future__ import annotations
@@ -26,13 +26,12 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 # Programs for administrators may be missing from the PATH of other users.
-SEARCH_PATH = os.pathsep.join(
-    [os.environ.get("PATH", os.defpath), "/usr/local/sbin", "/usr/sbin", "/sbin"]
-)
+_SBIN = ["/usr/local/sbin", "/usr/sbin", "/sbin"]
 
 # $1 is the directory to remove, the rest is the command.  exec keeps the process id,
 # so that the server is our own child and the leader of its session and group.  The
-# guard ignores SIGTERM, which it sends to its own group to begin with.
+# guard ignores SIGTERM, which it sends to its own group to begin with.  Those whom
+# other guards are ending may write to the directory while it is removed.
 _GUARD = """
 directory=$1
 shift
@@ -41,7 +40,10 @@ exec 3<&0 </dev/null
     trap '' TERM
     read -r _ <&3
     kill -TERM 0
-    [ -z "$directory" ] || rm -rf -- "$directory"
+    for _ in 1 2 3 4 5 6 7 8 9; do
+        [ -n "$directory" ] && ! rm -rf -- "$directory" || break
+        sleep 1
+    done
     kill -KILL 0
 ) >/dev/null 2>&1 &
 exec 3<&-
@@ -50,23 +52,34 @@ exec "$@"
 
 _START_TIMEOUT = 30.0
 _TERMINATE_TIMEOUT = 2.0
-_ATTEMPTS = 3
+_ASK_AGAIN = 0.02
 
 
 class StartError(RuntimeError):
-    """A program that the realm needs is missing, failed, or did not start."""
+    """A program that the realm or a server needs failed, or did not start.
+
+    The text has what the program said.
+    """
+
+
+class MissingError(StartError):
+    """A program or a Python package is not installed.
+
+    The text names what is missing, and the packages that have it.
+    """
 
 
 def programs(packages: Mapping[str, str]) -> dict[str, str]:
     """Find the programs named by the keys; the values are their Debian packages.
 
-    Raises StartError, which names all that is missing and where it comes from.
+    Raises MissingError, which names all that is missing and where it comes from.
     """
-    found = {name: shutil.which(name, path=SEARCH_PATH) for name in packages}
+    path = os.pathsep.join([os.environ.get("PATH", os.defpath), *_SBIN])
+    found = {name: shutil.which(name, path=path) for name in packages}
     missing = [name for name, path in found.items() if path is None]
     if missing:
         wanted = sorted({packages[name] for name in missing})
-        raise StartError(
+        raise MissingError(
             f"not found: {', '.join(missing)}; "
             f"on Debian and Ubuntu: apt-get install {' '.join(wanted)}"
         )
@@ -79,7 +92,7 @@ class Port:
     A bound socket that never listens keeps the kernel from handing the number to
     another process, whereas Linux lets a server that sets SO_REUSEADDR (both krb5kdc
     and remctld do) bind beside it.  Other systems do not; there the number is free
-    again at once, and a start that finds it taken is tried again with another.
+    again at once, and somebody else might be quicker.
     """
 
     def __init__(self, address: str) -> None:
@@ -89,9 +102,9 @@ class Port:
             self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             self._socket.bind((address, 0))
             self.number: int = self._socket.getsockname()[1]
-        except BaseException:
+        except OSError as error:
             self._socket.close()
-            raise
+            raise StartError(f"no port on {address}: {error.strerror}") from None
         if sys.platform != "linux":
             self._socket.close()
 
@@ -119,6 +132,8 @@ class Daemon:
         self._owner = os.getpid()
         self._stopped = False
         self._process: subprocess.Popen[bytes] | None = None
+        self._name = command[0]
+        self._output = output
         try:
             with output.open("ab") as log:
                 start = log.tell()
@@ -131,14 +146,31 @@ class Daemon:
                     start_new_session=True,
                 )
             self.pid = self._process.pid
-            self._wait_until(ready, command[0], output, start)
+            self._wait_until(ready, start)
         except BaseException:
             self.stop()
             raise
 
-    def _wait_until(
-        self, ready: Callable[[], bool], name: str, output: Path, start: int
+    def signal_until(
+        self, number: signal.Signals, answered: Callable[[], bool]
     ) -> None:
+        """Send the server a signal, again and again until ``answered()`` is true.
+
+        Raises StartError, with the server's output since then, when it ends instead.
+        """
+
+        def ask() -> bool:
+            if answered():
+                return True
+            assert self._process is not None
+            self._process.send_signal(number)
+            time.sleep(_ASK_AGAIN)
+            return False
+
+        self._wait_until(ask, self._output.stat().st_size)
+
+    def _wait_until(self, ready: Callable[[], bool], start: int) -> None:
+        """Wait for ``ready()``; output from ``start`` on is for the error's text."""
         assert self._process is not None
         deadline = time.monotonic() + _START_TIMEOUT
         problem = ""
@@ -149,8 +181,9 @@ class Daemon:
             elif time.monotonic() > deadline:
                 problem = f"was not ready after {_START_TIMEOUT:.0f} seconds"
             if problem:
-                text = output.read_bytes()[start:].decode(errors="replace").strip()
-                raise StartError(f"{name} {problem}:\n{text or '(no output)'}")
+                said = self._output.read_bytes()[start:]
+                text = said.decode(errors="replace").strip() or "(no output)"
+                raise StartError(f"{self._name} {problem}:\n{text}")
             time.sleep(0.002)
 
     def stop(self) -> None:
@@ -185,13 +218,9 @@ def start_on_free_port(
     address: str, start: Callable[[int], Daemon]
 ) -> tuple[Port, Daemon]:
     """Start a server on a port that is free; the caller releases the port."""
-    attempt = 1
-    while True:
-        port = Port(address)
-        try:
-            return port, start(port.number)
-        except BaseException as error:
-            port.release()
-            if attempt == _ATTEMPTS or not isinstance(error, StartError):
-                raise
-            attempt += 1
+    port = Port(address)
+    try:
+        return port, start(port.number)
+    except BaseException:
+        port.release()
+        raise

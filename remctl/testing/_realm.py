@@ -1,192 +1,244 @@
 # SPDX-License-Identifier: MIT
-"""A Kerberos realm with a KDC of its own, made by k5test in one directory."""
+"""A Kerberos realm with a KDC of its own, in one directory."""
 
 from __future__ import annotations
 
 import contextlib
 import os
+import re
+import secrets
 import shutil
-import subprocess
 import tempfile
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from k5test.realm import MITRealm
-
-from remctl.testing._daemon import Daemon, StartError, programs, start_on_free_port
+from remctl.testing._daemon import Daemon, MissingError, start_on_free_port
+from remctl.testing._server import Server
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Iterator
     from types import TracebackType
 
-_PACKAGES = {
-    "krb5kdc": "krb5-kdc",
-    "kdb5_util": "krb5-kdc",
-    "kadmin.local": "krb5-admin-server",
-    "kinit": "krb5-user",
-}
-_ADDRESS = "127.0.0.1"
-_PROGRAM_TIMEOUT = 60.0
-
-
-class _K5Realm(MITRealm):  # type: ignore[misc]  # k5test has no annotations
-    """k5test's realm in a directory of ours, on loopback, named localhost.
-
-    k5test takes its own directory, which a failure in its constructor would leave
-    behind, and asks the resolver for the machine's name, which may take its time.
-    """
-
-    def __init__(self, directory: Path, name: str) -> None:
-        found = programs(_PACKAGES)
-        super().__init__(realm=name, existing=str(directory), get_creds=False)
-        self.krb5kdc = found["krb5kdc"]
-        self.kdb5_util = found["kdb5_util"]
-        self.kadmin_local = found["kadmin.local"]
-        self._kinit = found["kinit"]
-
-    def configure(self, port: int) -> None:
-        """Write krb5.conf and kdc.conf for a KDC on this port."""
-        krb5_conf: dict[str, dict[str, Any]] = {
-            "libdefaults": {
-                "default_realm": self.realm,
-                # localhost is localhost, whatever DNS and its search list say.
-                "dns_canonicalize_hostname": "false",
-                "dns_lookup_kdc": "false",
-                "dns_lookup_realm": "false",
-                "qualify_shortname": '""',
-                "rdns": "false",
-                "udp_preference_limit": "1",
-            },
-            "realms": {self.realm: {"kdc": f"{_ADDRESS}:{port}"}},
-            "domain_realm": {"localhost": self.realm},
-        }
-        # k5test's own kdc.conf asks krb5-config, which users of Kerberos need not have.
-        # Only TCP: one port to find, and a KDC that is gone is noticed at once.
-        database = f"{self.tmpdir}/db"
-        kdc_conf: dict[str, dict[str, Any]] = {
-            "kdcdefaults": {"kdc_tcp_listen_backlog": "128"},
-            "realms": {
-                self.realm: {
-                    "database_module": "db",
-                    "database_name": database,
-                    "kdc_listen": '""',
-                    "kdc_tcp_listen": f"{_ADDRESS}:{port}",
-                    "key_stash_file": f"{self.tmpdir}/stash",
-                }
-            },
-            "dbmodules": {"db": {"db_library": "db2", "database_name": database}},
-            "logging": {
-                "default": f"FILE:{self.tmpdir}/others.log",
-                "kdc": f"FILE:{self.tmpdir}/kdc.log",
-            },
-        }
-        self._create_conf(krb5_conf, self.env["KRB5_CONFIG"])
-        self._create_conf(kdc_conf, self.env["KRB5_KDC_PROFILE"])
-
-    @property
-    def hostname(self) -> str:
-        return "localhost"
-
-    def run(
-        self,
-        args: list[str],
-        env: Mapping[str, str] | None = None,
-        input: str | None = None,  # noqa: A002  # k5test's name
-        expected_code: int = 0,
-    ) -> bytes:
-        """Run a program as k5test does, but bounded and with its output shown."""
-        result = subprocess.run(
-            args,
-            env=dict(self.env if env is None else env),
-            input=(input or "").encode(),
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            timeout=_PROGRAM_TIMEOUT,
-            check=False,
-        )
-        if result.returncode != expected_code:
-            raise StartError(
-                f"{' '.join(args)} ended with status {result.returncode}:\n"
-                f"{result.stdout.decode(errors='replace').strip()}"
-            )
-        return result.stdout
+    from remctl.testing._commands import Commands
+    from remctl.testing._k5 import K5Realm
 
 
 class Realm:
-    """A realm on loopback, which lasts as long as the ``with`` block.
+    """A Kerberos realm on loopback, which lasts as long as the ``with`` block.
 
-    It has two users, ``user`` (whose tickets are in the default cache of `env`) and
-    ``bob``, and the service ``host/localhost``, whose key is in `keytab`.  Nothing
-    is changed outside of its directory: give programs `env`, or use `applied`.
+    It begins with two principals: ``user``, whose tickets are in the default
+    credential cache of ``env``, and the service ``host/localhost``, whose keys are in
+    ``keytab``.  Others are made by principal().
 
-    Raises StartError when a program is missing or fails.
+    Nothing is changed outside of its directory: give programs ``env``, or use
+    applied().  Realms may run beside each other, also of the same name.  When the
+    process ends without leaving the block, killed even, the KDC and the directory
+    still go.  A forked child can use the realm, but does not end it.
+
+    The KDC is MIT Kerberos's.  Heimdal's, which nobody has tried here, would need a
+    [kdc] section in krb5.conf in place of kdc.conf, a database made with ``kadmin
+    --local`` (stash, init, add, ext_keytab), ``kdc --config-file`` with its ports as
+    the server, another sign that it listens, and ``kinit --password-file=STDIN``;
+    k5test's HeimdalRealm has most of that.
+
+    Args:
+        name: The realm's name: letters, digits, dots and hyphens.
+
+    Entering it blocks, for a tenth of a second or so, and raises MissingError where a
+    program or k5test is not installed, and StartError where a program fails.
+
     """
 
     def __init__(self, name: str = "KRBTEST.COM") -> None:
-        self.name = name
-        self.user = f"user@{name}"
-        self.bob = f"bob@{name}"
-        self.service = f"host/localhost@{name}"
+        """Start nothing yet."""
+        if not re.fullmatch("[A-Za-z0-9.-]+", name):
+            raise ValueError(f"not a name for a realm: {name!r}")
+        self._name = name
+        self._directory: Path | None = None
+        self._k5: K5Realm | None = None
+        self._kdc: Daemon | None = None
+        self._principals: set[str] = set()
+
+    @property
+    def name(self) -> str:
+        """The realm's name."""
+        return self._name
+
+    @property
+    def user(self) -> str:
+        """The principal whose tickets are in the default credential cache."""
+        return f"user@{self.name}"
+
+    @property
+    def service(self) -> str:
+        """The principal of the servers on localhost."""
+        return f"host/localhost@{self.name}"
+
+    @property
+    def directory(self) -> Path:
+        """The directory of all files, which ends with the realm."""
+        if self._directory is None:
+            raise RuntimeError("the realm is not running")
+        return self._directory
 
     @property
     def env(self) -> dict[str, str]:
         """The environment variables that make Kerberos use this realm; a copy."""
-        return dict(self._k5.env)
+        return dict(self._running().env)
 
     @property
     def keytab(self) -> Path:
-        """The file with the key of `service`."""
-        return Path(self._k5.keytab)
+        """The keytab of `service`, the default one of `env`."""
+        return Path(self._running().keytab)
 
     @property
     def kdc_pid(self) -> int:
         """The process id of the KDC."""
+        if self._kdc is None:
+            raise RuntimeError("the realm is not running")
         return self._kdc.pid
 
-    def kinit(
-        self, principal: str, ccache: str | os.PathLike[str], *options: str
-    ) -> str:
-        """Obtain tickets for a principal of this realm; return the cache's name.
+    def principal(self, name: str) -> str:
+        """Return a principal's full name; it is created when asked for first.
 
-        The options are those of kinit(1), such as ``-l 5s``.
+        It has a password, which kinit() knows.
+
+        Args:
+            name: Such as ``alice`` or ``HTTP/localhost``, with or without this realm's
+                name after it.
+
+        Raises:
+            ValueError: No name, or another realm's.
+            StartError: kadmin.local has failed.
+
+        Blocks for some milliseconds, the first time.
+
         """
-        cache = os.fspath(ccache)
-        if principal == self.service:
-            flags = ["-k", "-t", self._k5.keytab]
-            password = None
-        else:
-            flags = []
-            password = self._k5.password(principal)
-        self._k5.kinit(principal, password, flags=["-c", cache, *flags, *options])
+        if not re.fullmatch(r"(?!-)[^@\s\0\\]+(@[^@\s\0\\]+)?", name):
+            raise ValueError(f"not the name of a principal: {name!r}")
+        full = name if "@" in name else f"{name}@{self.name}"
+        if not full.endswith(f"@{self.name}"):
+            raise ValueError(f"{name} is not of the realm {self.name}")
+        k5 = self._running()
+        if full not in self._principals:
+            k5.addprinc(full, k5.password(full))
+            self._principals.add(full)
+        return full
+
+    def extract_keytab(self, principal: str, keytab: str | os.PathLike[str]) -> Path:
+        """Add a principal's keys to a keytab, and return the keytab's path.
+
+        Args:
+            principal: As for principal(), which creates it if need be.  Its password
+                stays as it is.
+            keytab: The file, which is created if it is not there.
+
+        Raises:
+            ValueError: As principal().
+            StartError: kadmin.local has failed.
+
+        Blocks for some milliseconds.
+
+        """
+        path = Path(keytab).absolute()
+        self._running().extract_keytab(self.principal(principal), str(path))
+        return path
+
+    def kinit(
+        self,
+        principal: str,
+        ccache: str | os.PathLike[str] | None = None,
+        *options: str,
+    ) -> str:
+        """Obtain tickets for a principal, and return the credential cache's name.
+
+        Args:
+            principal: As for principal(), which creates it if need be.
+            ccache: The cache to put them in, in place of what is there.  None: the
+                default one of `env`.
+            options: Options of kinit(1), such as ``"-l", "5s"``.
+
+        Raises:
+            ValueError: As principal().
+            StartError: kinit has failed.
+
+        Blocks for some milliseconds.
+
+        """
+        k5 = self._running()
+        cache = k5.env["KRB5CCNAME"] if ccache is None else os.fspath(ccache)
+        full = self.principal(principal)
+        k5.kinit(full, k5.password(full), flags=["-c", cache, *options])
         return cache
 
     @contextlib.contextmanager
     def applied(self) -> Iterator[None]:
-        """Set the variables of `env` in os.environ, and restore it in the end.
+        """Set the variables of `env` in os.environ, and put them back in the end.
 
         Not while other threads use Kerberos: the C library's setenv() is not safe.
+        Does not block.
         """
-        saved = {key: os.environ.get(key) for key in self._k5.env}
+        env = self.env
+        saved = {name: os.environ.get(name) for name in env}
         try:
-            os.environ.update(self._k5.env)
+            os.environ.update(env)
             yield
         finally:
-            for key, value in saved.items():
+            for name, value in saved.items():
                 if value is None:
-                    os.environ.pop(key, None)
+                    os.environ.pop(name, None)
                 else:
-                    os.environ[key] = value
+                    os.environ[name] = value
+
+    def server(self, commands: Commands, *, address: str = "127.0.0.1") -> Server:
+        """Return a remctld of this realm, which a ``with`` block starts and ends.
+
+        Args:
+            commands: What it can do: a mapping of command and subcommand to what is
+                run for them, in the order in which remctld looks.  The key is
+                ``"test hello"``, say; remctl.conf's ALL stands for any of either, and
+                EMPTY for no subcommand.  The value is a shell snippet, the
+                path of a program, or a Command, which has all else that remctl.conf
+                knows.
+            address: The loopback address it listens on, ``"::1"`` for IPv6.
+
+        Raises:
+            TypeError, ValueError: remctl.conf could not hold it, or the address is
+                none of loopback.
+
+        Does not block; entering the server does.
+
+        """
+        return Server(self, commands, address=address)
 
     def __enter__(self) -> Realm:
+        """Start the realm, and return it."""
+        if self._directory is not None:
+            raise RuntimeError("the realm is running")
         owner = os.getpid()
+        # Nobody else has this name, and it is known before it is used: whatever
+        # interrupts this, there is somebody to remove the directory.
+        directory = Path(tempfile.gettempdir(), f"remctl-realm-{secrets.token_hex(12)}")
+
+        def remove() -> None:
+            if os.getpid() == owner:
+                shutil.rmtree(directory, ignore_errors=True)
+
         with contextlib.ExitStack() as stack:
-            self.directory = Path(tempfile.mkdtemp(prefix="remctl-realm-"))
-
-            def remove() -> None:
-                if os.getpid() == owner:
-                    shutil.rmtree(self.directory, ignore_errors=True)
-
+            stack.callback(self._forget)
+            keeper = Daemon(
+                ["true"],
+                env=os.environ,
+                output=Path(os.devnull),
+                ready=lambda: True,
+                remove=directory,
+            )
+            stack.callback(keeper.kill)
             stack.callback(remove)
+            # Commands may run as other users, and need not see what else is there.
+            directory.mkdir(0o700)
+            directory.chmod(0o711)
+            self._directory = directory
             self._start(stack)
             self._stack = stack.pop_all()
         return self
@@ -197,28 +249,46 @@ class Realm:
         exc: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
+        """End the KDC and remove the directory."""
         self._stack.close()
 
+    def _running(self) -> K5Realm:
+        if self._k5 is None:
+            raise RuntimeError("the realm is not running")
+        return self._k5
+
+    def _forget(self) -> None:
+        self._directory = self._k5 = self._kdc = None
+        self._principals.clear()
+
     def _start(self, stack: contextlib.ExitStack) -> None:
-        self._k5 = _K5Realm(self.directory, self.name)
+        try:
+            # Nobody needs k5test for the rest of the package.
+            from remctl.testing._k5 import ADDRESS, K5Realm  # noqa: PLC0415
+        except ModuleNotFoundError as error:
+            if (error.name or "").partition(".")[0] != "k5test":
+                raise
+            raise MissingError(
+                "not found: the Python package k5test; pip install "
+                "'remctl-cffi[testing]'"
+            ) from None
+        self._k5 = K5Realm(self.directory, self.name)
         self._k5.configure(0)
         self._k5.create_kdb()
-        for principal in (self.user, self.bob):
-            self._k5.addprinc(principal, self._k5.password(principal))
-        self._k5.addprinc(self.service)
-        self._k5.extract_keytab(self.service, self._k5.keytab)
-        port, self._kdc = start_on_free_port(_ADDRESS, self._start_kdc)
+        self.principal(self.user)
+        self.extract_keytab(self.service, self.keytab)
+        port, self._kdc = start_on_free_port(ADDRESS, self._start_kdc)
         stack.callback(port.release)
         stack.callback(self._kdc.stop)
-        self.kinit(self.user, self._k5.ccache)
+        self.kinit(self.user)
 
     def _start_kdc(self, port: int) -> Daemon:
-        self._k5.configure(port)
+        k5 = self._running()
+        k5.configure(port)
         output = self.directory / f"krb5kdc-{port}.out"
         return Daemon(
-            [self._k5.krb5kdc, "-n"],
-            env=self._k5.env,
+            [k5.krb5kdc, "-n"],
+            env={**os.environ, **k5.env},
             output=output,
             ready=lambda: b"starting..." in output.read_bytes(),
-            remove=self.directory,
         )

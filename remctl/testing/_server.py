@@ -1,67 +1,156 @@
 # SPDX-License-Identifier: MIT
-"""A real remctld on loopback, with a configuration of one's own."""
+"""A real remctld on loopback, with commands of one's own."""
 
 from __future__ import annotations
 
+import ipaddress
 import os
+import signal
 import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from remctl.testing._daemon import Daemon, Port, programs, start_on_free_port
+from remctl.testing import _commands
+from remctl.testing._daemon import (
+    Daemon,
+    Port,
+    StartError,
+    programs,
+    start_on_free_port,
+)
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
     from types import TracebackType
 
+    from remctl.testing._commands import Commands
     from remctl.testing._realm import Realm
+
+# What remctld says when it begins to read remctl.conf again.
+_READING = b"re-reading configuration"
 
 
 class Server:
-    """A remctld for a realm, which lasts as long as the ``with`` block.
+    """A remctld of a realm, which lasts as long as the ``with`` block.
 
-    The configuration is the text of a remctl.conf, or its lines.  `host`, `port` and
-    `principal` are what a client needs to connect; `log` is a file with all that
-    remctld says, debugging messages included.
+    Realm.server() makes it.  Its files stay until the realm ends.
 
-    Raises StartError, with what remctld said, when it does not start.
+    Entering it blocks, for some milliseconds, and raises MissingError where remctld
+    is not installed, StartError with what remctld said where it does not start, and
+    ValueError where the realm's directory has a space in its path, which remctl.conf
+    cannot hold.
     """
 
-    def __init__(
-        self, realm: Realm, conf: str | Iterable[str], *, address: str = "127.0.0.1"
-    ) -> None:
-        self.realm = realm
-        self.address = address
-        # A resolver need not know that localhost has an IPv6 address as well.
-        self.host = "localhost" if address == "127.0.0.1" else address
-        self.principal = realm.service
-        self._conf = conf if isinstance(conf, str) else "\n".join(conf) + "\n"
+    def __init__(self, realm: Realm, commands: Commands, *, address: str) -> None:
+        """Check the arguments; start nothing yet."""
+        if not ipaddress.ip_address(address).is_loopback:
+            raise ValueError(f"not a loopback address: {address}")
+        self._realm = realm
+        self._address = address
+        self._commands = _commands.checked(commands)
+        self._directory: Path | None = None
         self._owner = 0
         self._port: Port | None = None
         self._daemon: Daemon | None = None
 
     @property
+    def host(self) -> str:
+        """The host to connect to."""
+        # A resolver need not know that localhost has an IPv6 address as well.
+        return "localhost" if self._address == "127.0.0.1" else self._address
+
+    @property
     def port(self) -> int:
         """The port, which stays the same until the ``with`` block ends."""
         if self._port is None:
-            raise RuntimeError("the server has not been started")
+            raise RuntimeError("the server is not in its with block")
         return self._port.number
+
+    @property
+    def principal(self) -> str:
+        """The principal it authenticates as, the realm's `service`."""
+        return self._realm.service
 
     @property
     def pid(self) -> int:
         """The process id of the remctld that accepts connections."""
-        if self._daemon is None:
-            raise RuntimeError("the server is not running")
-        return self._daemon.pid
+        return self._running().pid
+
+    @property
+    def log(self) -> Path:
+        """The file with all that remctld says, debugging messages included."""
+        return self._files() / "log"
+
+    def reload(self, commands: Commands) -> None:
+        """Have other commands from now on, by remctl.conf and SIGHUP.
+
+        Open connections keep those that they began with.
+
+        Args:
+            commands: As in Realm.server().
+
+        Raises:
+            TypeError, ValueError: As Realm.server(); nothing has changed.
+            StartError: remctld has ended over it, and said what is in the text.
+
+        Blocks until remctld has read them.
+
+        """
+        daemon = self._running()
+        self._commands = _commands.checked(commands)
+        self._configure()
+        start = self.log.stat().st_size
+        try:
+            # It says when it begins to read, and has read when it begins again.
+            daemon.signal_until(
+                signal.SIGHUP,
+                lambda: self.log.read_bytes()[start:].count(_READING) >= 2,
+            )
+        except StartError:
+            self.stop()
+            raise
+
+    def start(self) -> None:
+        """Start remctld again on the same port, after stop() or kill().
+
+        Raises StartError, with what remctld said, when it does not start, and
+        RuntimeError when it is running or outside of the ``with`` block.  Blocks
+        until it listens.
+        """
+        if self._daemon is not None:
+            raise RuntimeError("the server is running")
+        self._daemon = self._start(self.port)
+
+    def stop(self) -> None:
+        """End remctld, its connections and their commands; harmless if it has.
+
+        Blocks until it has ended, two seconds at most.
+        """
+        if self._daemon is not None:
+            self._daemon.stop()
+            self._daemon = None
+
+    def kill(self) -> None:
+        """End remctld, its connections and their commands with SIGKILL.
+
+        Blocks until it has ended.
+        """
+        if self._daemon is not None:
+            self._daemon.kill()
+            self._daemon = None
 
     def __enter__(self) -> Server:
+        """Start remctld, and return the server."""
+        if self._port is not None:
+            raise RuntimeError("the server has been started")
         self._owner = os.getpid()
         # Inside the realm's directory, which goes away with the realm.
         prefix = "remctld-"
-        self.directory = Path(tempfile.mkdtemp(prefix=prefix, dir=self.realm.directory))
-        self.log = self.directory / "log"
-        (self.directory / "remctl.conf").write_text(self._conf, encoding="utf-8")
-        self._port, self._daemon = start_on_free_port(self.address, self._start)
+        self._directory = Path(
+            tempfile.mkdtemp(prefix=prefix, dir=self._realm.directory)
+        )
+        self._directory.chmod(0o711)
+        self._configure()
+        self._port, self._daemon = start_on_free_port(self._address, self._start)
         return self
 
     def __exit__(
@@ -70,43 +159,47 @@ class Server:
         exc: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
+        """End remctld."""
         if self._owner != os.getpid():
             return
         try:
             self.stop()
         finally:
-            if self._port is not None:
-                self._port.release()
+            port, self._port = self._port, None
+            if port is not None:
+                port.release()
 
-    def start(self) -> None:
-        """Start remctld again on the same port, after stop() or kill()."""
-        if self._daemon is not None:
-            raise RuntimeError("the server is running")
-        self._daemon = self._start(self.port)
+    def _running(self) -> Daemon:
+        if self._daemon is None:
+            raise RuntimeError("the server is not running")
+        return self._daemon
 
-    def stop(self) -> None:
-        """End remctld, its connections and their commands; harmless if it has."""
-        if self._daemon is not None:
-            self._daemon.stop()
-            self._daemon = None
+    def _files(self) -> Path:
+        if self._directory is None:
+            raise RuntimeError("the server has not been started")
+        return self._directory
 
-    def kill(self) -> None:
-        """End remctld, its connections and their commands with SIGKILL."""
-        if self._daemon is not None:
-            self._daemon.kill()
-            self._daemon = None
+    def _configure(self) -> None:
+        """Write remctl.conf and the snippets, beside those that may be running."""
+        snippets = Path(tempfile.mkdtemp(prefix="commands-", dir=self._files()))
+        snippets.chmod(0o711)
+        conf = snippets / "remctl.conf"
+        text = _commands.write(self._commands, snippets)
+        conf.write_bytes(text.encode("utf-8", "surrogateescape"))
+        conf.replace(self._files() / "remctl.conf")
 
     def _start(self, port: int) -> Daemon:
         remctld = programs({"remctld": "remctl-server"})["remctld"]
         # remctld writes its process id once its socket listens, and not before.
-        pid_file = self.directory / "pid"
+        pid_file = self._files() / "pid"
         pid_file.unlink(missing_ok=True)
-        command = [remctld, "-m", "-F", "-S", "-d", "-p", str(port), "-b", self.address]
-        command += ["-s", self.principal, "-k", str(self.realm.keytab)]
-        command += ["-f", str(self.directory / "remctl.conf"), "-P", str(pid_file)]
+        command = [remctld, "-m", "-F", "-S", "-d", "-p", str(port)]
+        command += ["-b", self._address, "-s", self.principal]
+        command += ["-k", str(self._realm.keytab)]
+        command += ["-f", str(self._files() / "remctl.conf"), "-P", str(pid_file)]
         return Daemon(
             command,
-            env={**os.environ, **self.realm.env},
+            env={**os.environ, **self._realm.env},
             output=self.log,
             ready=pid_file.exists,
         )

@@ -18,12 +18,11 @@ from twin import BEAT, Loop, TwinRemctl, twin_remctl
 
 import remctl
 from remctl._connection import spoke_protocol2
-from remctl.testing import Realm
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from remctl.testing import Server
+    from remctl.testing import Realm, Server
 
 hypothesis.settings.register_profile(
     "suite",
@@ -42,10 +41,9 @@ def pytest_report_header() -> str:
 
 
 @pytest.fixture(scope="session", autouse=True)
-def realm() -> Iterator[Realm]:
-    """A realm, in whose environment all tests run, with tickets for `user`."""
-    with Realm() as realm, realm.applied():
-        yield realm
+def realm(remctl_realm: Realm) -> Realm:
+    """The realm in whose environment all tests run, with tickets for `user`."""
+    return remctl_realm
 
 
 @pytest.fixture(autouse=True)

@@ -139,7 +139,7 @@ def test_installed_files() -> None:
     """S53: types and the alias are shipped; sources of the extension are not."""
     files = {str(path) for path in DISTRIBUTION.files or []}
     assert {"_remctl.py", "remctl/py.typed", "remctl/_remctl_cffi.pyi"} <= files
-    assert {"remctl/testing/__main__.py"} <= files
+    assert {"pytest_remctl.py", "remctl/testing/__main__.py"} <= files
     assert not [name for name in files if "shim" in name or "build_remctl" in name]
     assert Path(remctl.__file__).with_name("py.typed").is_file()
 
@@ -152,11 +152,13 @@ def test_only_cffi_is_needed_at_run_time() -> None:
     assert re.search("platform_python_implementation *!= *.PyPy", cffi)
 
 
-def test_extra_for_tests() -> None:
-    """remctl-cffi[testing] brings k5test."""
+def test_extra_and_plugin_for_tests() -> None:
+    """remctl-cffi[testing] brings k5test; pytest finds the plugin by itself."""
     lines = [line.replace("'", '"') for line in DISTRIBUTION.requires or []]
     needed = [line for line in lines if 'extra == "testing"' in line]
     assert [line.partition(";")[0].strip() for line in needed] == ["k5test"]
+    (plugin,) = (e for e in DISTRIBUTION.entry_points if e.group == "pytest11")
+    assert (plugin.name, plugin.value) == ("remctl", "pytest_remctl")
 
 
 def test_extension_serves_all_versions() -> None:
@@ -237,6 +239,7 @@ def test_every_c_constant_is_offered() -> None:
 def test_sdist_has_what_the_repository_has(sdist: Path) -> None:
     """The builder, the tests, the scripts and the documents."""
     names = ["build_remctl.py", "setup.py", "CHANGELOG.md", "README.md", "LICENSE"]
+    names.append("pytest_remctl.py")
     for directory in ("remctl", "tests", "scripts", "examples"):
         for path in (ROOT / directory).rglob("*"):
             name = str(path.relative_to(ROOT))

@@ -12,7 +12,8 @@ They need the extra ``remctl-cffi[testing]``, MIT Kerberos and remctld (Debian:
 krb5-kdc, krb5-admin-server, krb5-user and remctl-server), and have been tried on
 Linux.  No root is needed, and nothing but loopback is used.
 
-``python -m remctl.testing`` starts both from a shell.
+Tests with pytest get them from the fixtures ``remctl_realm`` and ``remctl_server``:
+see pytest_remctl.  ``python -m remctl.testing`` starts both from a shell.
 """
 
 from __future__ import annotations

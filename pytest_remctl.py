@@ -1,0 +1,96 @@
+# SPDX-License-Identifier: MIT
+r"""The pytest plugin: a realm and real servers for tests of what uses remctl.
+
+    def test_hello(remctl_server):
+        server = remctl_server({"test hello": "echo hello"})
+        result = remctl.remctl(server.host, server.port, command=["test", "hello"])
+        assert result.stdout == b"hello\n"
+
+remctl_realm is a remctl.testing.Realm that lasts for the session.  From its first use
+to the session's end os.environ has its variables, so that all that uses Kerberos uses
+it.  A test that changes them, KRB5CCNAME for another user's tickets say, puts them
+back itself (monkeypatch.setenv).
+
+remctl_server starts servers in that realm: it is called as Realm.server() is, and
+returns a running remctl.testing.Server, which ends with the test.  A server for many
+tests is a fixture of one's own:
+
+    @pytest.fixture(scope="session")
+    def server(remctl_realm):
+        with remctl_realm.server({"test hello": "echo hello"}) as server:
+            yield server
+
+Where the KDC, remctld or k5test is not installed, such tests fail, and say what to
+install.  The line ``remctl_missing = skip`` in pytest's configuration has them skipped.
+
+pytest imports this module in every run where the package is installed.  So it is not
+in the package remctl, which comes with its extension, and imports that in fixtures.
+"""
+
+from __future__ import annotations
+
+from contextlib import ExitStack, contextmanager
+from typing import TYPE_CHECKING, Any, Callable
+
+import pytest
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from remctl.testing import Realm, Server
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """Add the setting to pytest's configuration."""
+    parser.addini(
+        "remctl_missing",
+        "Tests for which the KDC or remctld is not installed: error (default) or skip",
+        default="error",
+    )
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Check the setting."""
+    value = config.getini("remctl_missing")
+    if value not in {"error", "skip"}:
+        raise pytest.UsageError(f"remctl_missing is error or skip, not {value!r}")
+
+
+@pytest.fixture(scope="session")
+def remctl_realm(pytestconfig: pytest.Config) -> Iterator[Realm]:
+    """Start a Kerberos realm for the session, with tickets for its user."""
+    from remctl.testing import Realm  # noqa: PLC0415
+
+    with ExitStack() as stack:
+        with _installed(pytestconfig):
+            realm = stack.enter_context(Realm())
+        stack.enter_context(realm.applied())
+        yield realm
+
+
+@pytest.fixture
+def remctl_server(
+    remctl_realm: Realm, pytestconfig: pytest.Config
+) -> Iterator[Callable[..., Server]]:
+    """Start servers in remctl_realm that end with the test."""
+    with ExitStack() as stack:
+
+        def start(*arguments: Any, **options: Any) -> Server:
+            server = remctl_realm.server(*arguments, **options)
+            with _installed(pytestconfig):
+                return stack.enter_context(server)
+
+        yield start
+
+
+@contextmanager
+def _installed(config: pytest.Config) -> Iterator[None]:
+    """Fail or skip, as is configured, where something is not installed."""
+    from remctl.testing import MissingError  # noqa: PLC0415
+
+    try:
+        yield
+    except MissingError as error:
+        if config.getini("remctl_missing") == "skip":
+            pytest.skip(str(error))
+        pytest.fail(str(error), pytrace=False)

@@ -224,9 +224,12 @@ class RemctlBase:
     def _open(self, server: Server, sock: socket.socket | None) -> Steps[None]:
         if self._connection is not None:
             self._connection.close()
-        connection = Connection(server, self._ccache, self._source_ip)
+        connection = self._new_connection(server)
         self._connection = connection
         yield from connection.open(self._timeout, sock)
+
+    def _new_connection(self, server: Server) -> Connection:
+        return Connection(server, self._ccache, self._source_ip)
 
     def _command(
         self, arguments: list[bytes], must_finish: bool = False

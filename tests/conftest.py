@@ -102,6 +102,7 @@ def scripted(
 BOTH_TWINS = {
     "test_backlog",
     "test_client",
+    "test_fake",
     "test_hostile",
     "test_identity",
     "test_lost_connection",

@@ -268,7 +268,8 @@ def test_missing_programs_are_named(
 NO_K5TEST = """
 import sys
 sys.modules["k5test"] = None
-from remctl.testing import MissingError, Realm
+from remctl.testing import FakeRemctl, MissingError, Realm
+FakeRemctl().open("host")
 try:
     with Realm():
         pass

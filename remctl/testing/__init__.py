@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""For tests of what uses remctl: a throwaway realm and a real remctld.
+"""For tests of what uses remctl: a throwaway realm, a real remctld, or neither.
 
 Realm is a Kerberos realm with a KDC of its own, and Realm.server() a real remctld in
 it, whose commands are given in Python.  Both are context managers:
@@ -14,13 +14,17 @@ Linux.  No root is needed, and nothing but loopback is used.
 
 Tests with pytest get them from the fixtures ``remctl_realm`` and ``remctl_server``:
 see pytest_remctl.  ``python -m remctl.testing`` starts both from a shell.
+
+FakeRemctl is a remctl.Remctl without a server, for unit tests.  It needs nothing.
+That of remctl.testing.aio is a remctl.aio.Remctl.
 """
 
 from __future__ import annotations
 
 from remctl.testing._commands import Command
 from remctl.testing._daemon import MissingError, StartError
+from remctl.testing._fake import FakeRemctl
 from remctl.testing._realm import Realm
 from remctl.testing._server import Server
 
-__all__ = ["Command", "MissingError", "Realm", "Server", "StartError"]
+__all__ = ["Command", "FakeRemctl", "MissingError", "Realm", "Server", "StartError"]

@@ -1,0 +1,230 @@
+# SPDX-License-Identifier: MIT
+"""A Remctl whose replies are scripted.
+
+It is the real class itself, with all its checks, but for the connection, which is the
+one thing that talks to a server.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Union
+
+from remctl import (
+    Remctl,
+    RemctlError,
+    RemctlOutput,
+    RemctlProtocolError,
+    RemctlSimpleResult,
+    Stream,
+)
+from remctl._base import RemctlBase
+from remctl._connection import DONE, ERROR_CODES, Connection
+
+if TYPE_CHECKING:
+    import socket
+    from collections.abc import Iterable
+
+    from typing_extensions import Self
+
+    from remctl._arguments import Port, Server
+    from remctl._waiting import Steps
+
+Token = Union[RemctlOutput, RemctlError]
+Reply = Union[RemctlSimpleResult, RemctlError, Sequence[Token]]
+
+
+class Script:
+    """What is still to come, and the commands that have been sent."""
+
+    def __init__(
+        self, replies: Iterable[Reply], open_errors: Iterable[RemctlError | None]
+    ) -> None:
+        """Check both."""
+        self.commands: list[list[bytes]] = []
+        self._replies = deque(map(tokens, replies))
+        self._open_errors = deque(open_errors)
+        for error in self._open_errors:
+            if error is not None and not isinstance(error, RemctlError):
+                raise TypeError(f"open() raises a RemctlError or None, not {error!r}")
+
+    def open(self) -> None:
+        """Raise the error that is due, if there is one."""
+        error = self._open_errors.popleft() if self._open_errors else None
+        if error is not None:
+            raise error
+
+    def reply(self, arguments: list[bytes]) -> deque[Token]:
+        """Keep a command, and return the tokens of its reply."""
+        self.commands.append(arguments)
+        if not self._replies:
+            raise AssertionError(f"FakeRemctl has no reply left for {arguments}")
+        return self._replies.popleft()
+
+
+class Scripted(RemctlBase):
+    """What makes a fake of the real class that comes after it."""
+
+    commands: list[list[bytes]]
+
+    def __init__(
+        self,
+        replies: Iterable[Reply] = (),
+        *,
+        open_errors: Iterable[RemctlError | None] = (),
+    ) -> None:
+        """Begin with an object that is not open."""
+        super().__init__()
+        self._script = Script(replies, open_errors)
+        self.commands = self._script.commands
+
+    def __call__(
+        self,
+        host: str | None = None,
+        port: Port = None,
+        principal: str | None = None,
+        *,
+        timeout: float | None = None,
+        ccache: str | None = None,
+        source_ip: str | None = None,
+    ) -> Self:
+        """Do what calling the real class does, and return the object itself.
+
+        Replies and commands go on from where they are.
+        """
+        super().__init__(  # type: ignore[call-arg]  # the real class's
+            host,
+            port,
+            principal,
+            timeout=timeout,
+            ccache=ccache,
+            source_ip=source_ip,
+        )
+        return self
+
+    def _new_connection(self, server: Server) -> Connection:
+        return FakeConnection(server, self._script)
+
+
+class FakeRemctl(Scripted, Remctl):
+    r"""A remctl.Remctl without a server, for unit tests: its replies are scripted.
+
+    It checks arguments, raises, iterates and closes as the real one does.  Nothing it
+    does blocks, and time-outs come when the script says so.  What would be sent is in
+    ``commands``, a list of the commands, each a list of bytes.
+
+    Code that is given a Remctl is given a FakeRemctl, on which the test has called
+    open().  Code that makes its own is given one in place of the class, as calling a
+    FakeRemctl does what calling remctl.Remctl does, and returns the FakeRemctl:
+
+        fake = FakeRemctl([RemctlSimpleResult(b"hello\n", None, 0)])
+        monkeypatch.setattr(remctl, "Remctl", fake)
+
+    Args:
+        replies: What the commands get, one after the other.  A RemctlSimpleResult
+            comes as the tokens it would be made of; a RemctlProtocolError with a code
+            as the error token it would come from; any other RemctlError, a
+            RemctlTimeoutError for instance, is raised in place of the first token.  A
+            list has the tokens one by one: a status token, an error token or an
+            exception is the last.  After an exception the object is not open.
+        open_errors: What open() raises, call by call, None where it succeeds; beyond
+            them it always does.
+
+    A command for which there is no reply left raises AssertionError.  noop() returns
+    True on an open object.  There is no descriptor: fileno() raises
+    RemctlNotOpenedError, as with a server that speaks protocol 1.
+
+    Raises:
+        TypeError, ValueError: A reply is none.
+
+    """
+
+
+class FakeConnection(Connection):
+    """A connection to a script."""
+
+    def __init__(self, server: Server, script: Script) -> None:
+        """Follow SCRIPT."""
+        super().__init__(server, None, None)
+        self._script = script
+        self._tokens: deque[Token] = deque()
+
+    def open(self, timeout: float, sock: socket.socket | None = None) -> Steps[None]:
+        """Open it, if the script lets it."""
+        if sock is not None:
+            sock.close()
+        self._script.open()
+        self.established = True
+        self.in_flight = False
+        yield from ()
+
+    def command(self, arguments: list[bytes], timeout: float) -> Steps[None]:
+        """Take the next reply."""
+        self._check_no_reply_pending()
+        self.in_flight = True
+        self._tokens = self._script.reply(arguments)
+        self.pending = True
+        self.in_flight = False
+        yield from ()
+
+    def output_now(self) -> RemctlOutput:
+        """Return the reply's next token, which never takes waiting."""
+        if not self.pending:
+            return DONE
+        self.in_flight = True
+        token = self._tokens.popleft()
+        if isinstance(token, RemctlError):
+            raise token
+        self.pending = bool(self._tokens)
+        self.in_flight = False
+        return token
+
+    def noop(self, timeout: float) -> Steps[bool]:
+        """Succeed."""
+        self._check_no_reply_pending()
+        yield from ()
+        return True
+
+
+def tokens(reply: Reply) -> deque[Token]:
+    """Return a reply's tokens, checked."""
+    if isinstance(reply, RemctlSimpleResult):
+        pieces = {Stream.STDOUT: reply.stdout, Stream.STDERR: reply.stderr}
+        reply = [
+            *(RemctlOutput("output", b, each) for each, b in pieces.items() if b),
+            RemctlOutput("status", status=reply.status),
+        ]
+    elif isinstance(reply, RemctlProtocolError) and reply.code is not None:
+        reply = [RemctlOutput("error", reply.value.encode(), error=reply.code)]
+    elif isinstance(reply, RemctlError):
+        reply = [reply]
+    elif isinstance(reply, RemctlOutput) or not isinstance(reply, Sequence):
+        raise TypeError(
+            "a reply is a RemctlSimpleResult, a RemctlError or a list of tokens, "
+            f"not {reply!r}"
+        )
+    checked = deque(map(token, reply))
+    last = [isinstance(each, RemctlError) or each.type != "output" for each in checked]
+    if last != [False] * (len(last) - 1) + [True]:
+        raise ValueError(
+            "a reply is any number of output tokens, and then a status token, an "
+            f"error token or an exception: {reply!r}"
+        )
+    return checked
+
+
+def token(item: Token) -> Token:
+    """Check one token, and return it as a connection does."""
+    if isinstance(item, RemctlError):
+        return item
+    if not isinstance(item, RemctlOutput):
+        raise TypeError(f"a token is a RemctlOutput or a RemctlError, not {item!r}")
+    kind, output, stream, status, error = item
+    if kind == "output" and isinstance(output, bytes) and stream in set(Stream):
+        return RemctlOutput("output", output, Stream(stream))
+    if kind == "status" and isinstance(status, int):
+        return RemctlOutput("status", status=status)
+    if kind == "error" and isinstance(output, bytes) and isinstance(error, int):
+        return RemctlOutput("error", output, error=ERROR_CODES.get(error, error))
+    raise ValueError(f"no server sends such a token: {item!r}")

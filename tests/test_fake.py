@@ -1,0 +1,358 @@
+# SPDX-License-Identifier: MIT
+"""FakeRemctl, of both twins: code sees of it what it sees of the real Remctl."""
+
+from __future__ import annotations
+
+import asyncio
+import inspect
+import socket
+from typing import TYPE_CHECKING, Any, Callable
+
+import pytest
+from twin import TwinRemctl
+
+import remctl
+import remctl.aio
+import remctl.testing
+import remctl.testing.aio
+from remctl import (
+    ErrorCode,
+    RemctlError,
+    RemctlNotOpenedError,
+    RemctlOutput,
+    RemctlProtocolError,
+    RemctlSimpleResult,
+    RemctlTimeoutError,
+    Stream,
+)
+
+if TYPE_CHECKING:
+    from remctl.testing import Server
+
+HELLO = RemctlSimpleResult(b"hello world\n", None, 0)
+TIMED_OUT = "error receiving token: timed out"
+
+
+class TwinFake(TwinRemctl, remctl.testing.aio.FakeRemctl):
+    """The asyncio twin's, with the methods of the blocking one."""
+
+    def __call__(self, *arguments: Any, **options: Any) -> Any:
+        super().__call__(*arguments, **options)
+        if self._server is not None:
+            self.open(*self._server)
+        return self
+
+
+def fake_remctl(*arguments: Any, **options: Any) -> Any:
+    """Return the FakeRemctl of the twin that is tested."""
+    twin = issubclass(remctl.Remctl, TwinRemctl)
+    return (TwinFake if twin else remctl.testing.FakeRemctl)(*arguments, **options)
+
+
+# The same interface
+
+
+def public(of: Any) -> list[str]:
+    """Return the names without an underscore."""
+    return [name for name in dir(of) if not name.startswith("_")]
+
+
+@pytest.mark.blocking_only
+@pytest.mark.parametrize(
+    ("real", "fake"),
+    [
+        (remctl.Remctl, remctl.testing.FakeRemctl),
+        (remctl.aio.Remctl, remctl.testing.aio.FakeRemctl),
+    ],
+)
+def test_parity(real: Any, fake: Any) -> None:
+    """The names and signatures of the real class; calling it is calling the class."""
+    assert public(fake) == public(real)
+    assert public(fake()) == sorted([*public(real()), "commands"])
+    assert issubclass(fake, real)
+    for name in public(real):
+        ours, theirs = getattr(fake, name), getattr(real, name)
+        if callable(theirs):
+            assert inspect.signature(ours) == inspect.signature(theirs)
+            assert inspect.getdoc(ours) == inspect.getdoc(theirs)
+    signature = inspect.signature(fake.__call__)
+    constructor = inspect.signature(real.__init__)
+    assert signature.parameters == constructor.parameters
+
+
+# The same behaviour: a scenario is run with both.
+
+
+def outcome(call: Callable[..., Any], *arguments: Any, **options: Any) -> Any:
+    """Return what a call comes to: its result, or the exception's type and text."""
+    try:
+        return call(*arguments, **options)
+    except Exception as error:  # noqa: BLE001 (that is what is compared)
+        return type(error), str(error), getattr(error, "code", None)
+
+
+def whole_results(client: remctl.Remctl) -> Any:
+    """run(), with and without output, failure and error token."""
+    yield client.opened
+    yield client.run(["test", "hello"])
+    yield client.run(["test", "streams"])
+    yield client.run(("test", "status", 3))
+    yield outcome(client.run, ["no", "such"])
+    yield client.error(), client.opened
+    yield client.run(["test", "silent"]), client.error()
+
+
+def token_by_token(client: remctl.Remctl) -> Any:
+    """command(), output(), iteration, noop(), and replies left unread."""
+    yield client.output()
+    client.command(["test", "hello"])
+    yield outcome(client.command, ["test", "hello"]), client.error()
+    yield outcome(client.run, ["test", "hello"]), outcome(client.noop)
+    yield [client.output() for _ in range(3)]
+    yield client.noop()
+    client.command(["test", "status", 3])
+    yield list(client), list(client)
+    client.command(["no", "such"])
+    yield list(client), client.opened, client.error()
+
+
+def wrong_arguments(client: remctl.Remctl) -> Any:
+    """Nothing of it counts."""
+    for command in ("test", [], [None], ["\ud800"], 7):
+        for call in (client.run, client.command):
+            yield outcome(call, command)
+    yield outcome(client.open, "")
+    yield outcome(client.open, "host", -1)
+    yield outcome(client.open, "host", "x")
+    yield outcome(client.open, "host", sock=7)
+    yield outcome(client.set_timeout, -1), client.error()
+    yield outcome(client.set_timeout, "x"), outcome(client.set_ccache, "\0")
+    yield client.opened
+
+
+def not_open(client: remctl.Remctl) -> Any:
+    """After close(), and after the block."""
+    client.close()
+    for call in (client.output, client.noop, client.fileno, client.__iter__().__next__):
+        yield outcome(call), client.error()
+    for command in (["test"], "wrong"):
+        yield outcome(client.command, command), outcome(client.run, command)
+    yield client.opened
+    client.set_timeout(5)
+    yield client.error()
+    with client as entered:
+        yield entered is client
+    yield client.opened, client.error()
+    yield outcome(client.__reduce__)[0]
+
+
+def time_outs(client: remctl.Remctl) -> Any:
+    """The object is not open then, and says why it is not."""
+    client.set_timeout(0.2)
+    client.command(["test", "sleep", 60])
+    yield outcome(client.output), client.opened, client.error()
+    yield outcome(client.run, ["test"]), client.error()
+
+
+def time_outs_in_run(client: remctl.Remctl) -> Any:
+    """As well."""
+    client.set_timeout(0.2)
+    yield outcome(client.run, ["test", "sleep", 60]), client.opened, client.error()
+
+
+HELLO_TOKENS = [
+    RemctlOutput("output", b"hello world\n", 1),
+    RemctlOutput("status", status=0),
+]
+UNKNOWN = RemctlProtocolError("Unknown command", 5)
+SCENARIOS: list[tuple[Callable[[remctl.Remctl], Any], list[Any], int]] = [
+    (
+        whole_results,
+        [
+            HELLO,
+            RemctlSimpleResult(b"to standard output", b"to standard error", 0),
+            RemctlSimpleResult(None, None, 3),
+            UNKNOWN,
+            RemctlSimpleResult(b"", None, 0),
+        ],
+        7,
+    ),
+    (
+        token_by_token,
+        [
+            HELLO_TOKENS,
+            RemctlSimpleResult(None, None, 3),
+            [RemctlOutput("error", b"Unknown command", error=5)],
+        ],
+        7,
+    ),
+    (wrong_arguments, [], 17),
+    (not_open, [], 11),
+    (time_outs, [RemctlTimeoutError(TIMED_OUT)], 2),
+    (time_outs_in_run, [[RemctlTimeoutError(TIMED_OUT)]], 1),
+]
+
+
+@pytest.mark.parametrize(
+    ("scenario", "replies", "steps"),
+    SCENARIOS,
+    ids=[scenario.__name__ for scenario, *_ in SCENARIOS],
+)
+def test_same_outcomes(
+    server: Server,
+    scenario: Callable[[remctl.Remctl], Any],
+    replies: list[Any],
+    steps: int,
+) -> None:
+    """On the real server, and with a script of what it says."""
+    with remctl.Remctl(server.host, server.port) as client:
+        real = list(scenario(client))
+    fake = list(scenario(fake_remctl(replies)("no.such.host.invalid")))
+    assert fake == real
+    assert len(real) == steps
+
+
+# What only the fake has
+
+
+def test_record_of_commands() -> None:
+    """As they go on the wire; what was refused did not go there."""
+    fake = fake_remctl([HELLO, HELLO])
+    fake.open("host")
+    assert fake.commands == []
+    fake.run(["a", b"\xff", 3])
+    fake.command(iter(["b", ""]))
+    for wrong in (["c"], [], [None]):
+        with pytest.raises((RemctlError, ValueError, TypeError)):
+            fake.run(wrong)
+    assert fake.commands == [[b"a", b"\xff", b"3"], [b"b", b""]]
+
+
+def test_it_stands_for_the_class(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Replies and commands go on from one object to the next."""
+    fake = fake_remctl([HELLO, RemctlSimpleResult(None, None, 1)])
+    monkeypatch.setattr(remctl, "Remctl", fake)
+    with remctl.Remctl("host", timeout=3) as client:
+        assert client.run(["a"]) == HELLO
+    assert not client.opened
+    with remctl.Remctl() as client:
+        with pytest.raises(RemctlNotOpenedError):
+            client.run(["b"])
+        client.open("host")
+        assert client.run(["b"]).status == 1
+    assert fake.commands == [[b"a"], [b"b"]]
+    with pytest.raises(ValueError, match="invalid port number"):
+        remctl.Remctl("host", -1)
+
+
+@pytest.mark.blocking_only
+def test_it_is_awaited(monkeypatch: pytest.MonkeyPatch) -> None:
+    """In place of remctl.aio.Remctl."""
+    fake = remctl.testing.aio.FakeRemctl([HELLO, HELLO_TOKENS, UNKNOWN])
+    monkeypatch.setattr(remctl.aio, "Remctl", fake)
+
+    async def main() -> None:
+        async with remctl.aio.Remctl("host") as client:
+            assert await client.run(["a"]) == HELLO
+            await client.command(["b"])
+            assert [token async for token in client] == HELLO_TOKENS
+            with pytest.raises(RemctlProtocolError, match="Unknown command"):
+                await client.run(["c"])
+        assert not client.opened
+
+    asyncio.run(main())
+    assert fake.commands == [[b"a"], [b"b"], [b"c"]]
+
+
+def test_open_errors() -> None:
+    """In their order; the object is not open then, and error() says why."""
+    refused = RemctlError("cannot connect to host (port 4373): Connection refused")
+    fake = fake_remctl([HELLO], open_errors=[refused, None, RemctlTimeoutError("late")])
+    with pytest.raises(RemctlError, match="Connection refused"):
+        fake("host")
+    assert (fake.opened, fake.error()) == (False, refused.value)
+    fake.open("host")
+    with pytest.raises(RemctlTimeoutError):
+        fake.open("host")
+    assert not fake.opened
+    fake.open("host")
+    assert fake.run(["x"]) == HELLO
+
+
+def test_a_connection_lost_in_the_middle() -> None:
+    """The tokens before are there, and a later open() goes on with the next reply."""
+    lost = RemctlError("error receiving token: end of file")
+    first = RemctlOutput("output", b"half", 2)
+    fake = fake_remctl([[first, lost], HELLO])("host")
+    fake.command(["x"])
+    token = fake.output()
+    assert token == first
+    assert token.stream is Stream.STDERR
+    with pytest.raises(RemctlError, match="end of file"):
+        fake.output()
+    assert (fake.opened, fake.error()) == (False, lost.value)
+    fake.open("host")
+    assert fake.run(["y"]) == HELLO
+
+
+def test_error_codes() -> None:
+    """Those that have a name are it, others stay numbers."""
+    fake = fake_remctl([RemctlProtocolError("a", 6), RemctlProtocolError("ü", 99)])("h")
+    for code, text in ((ErrorCode.ACCESS, "a"), (99, "ü")):
+        with pytest.raises(RemctlProtocolError, match=text) as caught:
+            fake.run(["x"])
+        assert caught.value.code == code
+        assert type(caught.value.code) is type(code)
+
+
+def test_no_reply_left() -> None:
+    """Is a failure that no handler of RemctlError hides; the command is recorded."""
+    fake = fake_remctl()("host")
+    with pytest.raises(AssertionError, match=r"no reply left for \[b'x'\]"):
+        fake.run(["x"])
+    assert fake.commands == [[b"x"]]
+    assert not fake.opened
+
+
+def test_there_is_no_descriptor() -> None:
+    """As with a server that speaks protocol 1; a socket is taken over and closed."""
+    ours, theirs = socket.socketpair()
+    with theirs:
+        fake = fake_remctl()
+        fake.open("host", sock=ours)
+        assert ours.fileno() == -1
+    with pytest.raises(RemctlNotOpenedError):
+        fake.fileno()
+
+
+@pytest.mark.parametrize(
+    ("reply", "error", "text"),
+    [
+        (None, TypeError, "a reply is a RemctlSimpleResult"),
+        (b"hello", TypeError, "a token is a RemctlOutput"),
+        (RemctlOutput("status", status=0), TypeError, "or a list of tokens, not Rem"),
+        (OSError("x"), TypeError, "a reply is a RemctlSimpleResult"),
+        (RemctlSimpleResult("x", None, 0), ValueError, "no server sends"),  # type: ignore[arg-type]
+        ([], ValueError, "and then a status token"),
+        ([HELLO_TOKENS[0]], ValueError, "and then a status token"),
+        ([HELLO_TOKENS[1], HELLO_TOKENS[1]], ValueError, "and then a status token"),
+        ([RemctlError("x"), HELLO_TOKENS[1]], ValueError, "and then a status token"),
+        ([("status", 0)], TypeError, "a token is a RemctlOutput"),
+        ([RemctlOutput("output", b"x")], ValueError, "no server sends"),
+        ([RemctlOutput("output", b"x", 3)], ValueError, "no server sends"),
+        ([RemctlOutput("status")], ValueError, "no server sends"),
+        ([RemctlOutput("error", b"x")], ValueError, "no server sends"),
+        ([RemctlOutput("done")], ValueError, "no server sends"),
+    ],
+    ids=repr,
+)
+def test_wrong_replies(reply: Any, error: type[Exception], text: str) -> None:
+    """Are refused where they are written."""
+    with pytest.raises(error, match=text):
+        fake_remctl([HELLO, reply])
+
+
+def test_wrong_open_errors() -> None:
+    """As well."""
+    with pytest.raises(TypeError, match="open\\(\\) raises a RemctlError or None"):
+        fake_remctl(open_errors=[OSError()])

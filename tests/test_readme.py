@@ -5,13 +5,16 @@ The convention: each block is a program of its own that talks to "foo.example.co
 written just so, as the first argument of remctl.remctl() or remctl.Remctl() and with
 no port after it.  The test puts "localhost" and our port in its place, and changes
 nothing else.  A block may run the commands below (see tests/commands), uses at least
-one of them, and prints what they say.  The shell's blocks name scripts that exist.
+one of them, and prints what they say.  A block with test functions is a module for
+pytest.  The shell's blocks name scripts that exist.
 """
 
 from __future__ import annotations
 
 import os
 import re
+import subprocess
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -24,6 +27,7 @@ if TYPE_CHECKING:
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()
 HOST = '"foo.example.com"'
+TEST = "def test_"
 
 # What a block must print when it runs a command.
 PRINTED = {
@@ -49,7 +53,7 @@ def test_both_interfaces_are_shown() -> None:
     assert set(fences[::2]) <= {"python", "sh"}
 
 
-@pytest.mark.parametrize("program", blocks("python"))
+@pytest.mark.parametrize("program", [b for b in blocks("python") if TEST not in b])
 def test_python_block_runs(server: Server, program: str) -> None:
     """It ends well, warns of nothing, and prints what its commands say."""
     assert HOST in program
@@ -59,6 +63,21 @@ def test_python_block_runs(server: Server, program: str) -> None:
     expected = [text for source, text in PRINTED.items() if source in program]
     assert expected
     assert [text for text in expected if text not in result.stdout] == []
+
+
+@pytest.mark.parametrize("module", [b for b in blocks("python") if TEST in b])
+def test_test_block_passes(module: str, tmp_path: Path) -> None:
+    """In a project of its own, with nothing but this package's fixtures."""
+    (tmp_path / "test_block.py").write_text(module)
+    result = subprocess.run(
+        [sys.executable, "-m", "pytest", "-W", "error", "-p", "no:cacheprovider"],
+        cwd=tmp_path,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        check=False,
+    )
+    assert f"{module.count(TEST)} passed" in result.stdout
 
 
 def test_scripts_of_shell_blocks_exist() -> None:

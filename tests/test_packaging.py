@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import ast
 import importlib.metadata
 import inspect
 import os
@@ -16,6 +17,7 @@ from types import ModuleType
 from typing import Any
 
 import pytest
+from support import run_python
 
 import remctl
 import remctl._remctl_cffi
@@ -178,16 +180,90 @@ def test_all_is_complete(module: ModuleType) -> None:
     """S1: what has no underscore is in __all__, and is found where it says it is."""
     public = {
         name
-        for name, value in vars(module).items()
+        for name in dir(module)
         if not name.startswith("_")
         and name != "annotations"
-        and not isinstance(value, ModuleType)
+        and not isinstance(getattr(module, name), ModuleType)
     }
     assert sorted(set(module.__all__) - {"__version__"}) == sorted(public)
     for name in public:
         value = getattr(module, name)
         assert pickle.loads(pickle.dumps(value)) is value
         assert value.__module__.split(".")[0] == "remctl"
+
+
+def test_type_checkers_see_the_same_names() -> None:
+    """What they are told is imported, and no other name."""
+    told = {
+        alias.name
+        for node in ast.walk(ast.parse(Path(remctl.__file__).read_text()))
+        if isinstance(node, ast.ImportFrom) and node.module != "remctl"
+        for alias in node.names
+    }
+    assert told - {"version"} == set(remctl.__all__) - {"__version__"}
+
+
+def test_names_are_imported_when_used() -> None:
+    """The client is not loaded before; dir(), * and unknown names are as ever."""
+    script = """
+        import pydoc, sys
+        import remctl as package
+        loaded = [name for name in sys.modules if name.startswith("remctl.")]
+        assert not loaded and "_cffi_backend" not in sys.modules, loaded
+        assert set(package.__all__) <= set(dir(package))
+        import remctl.aio
+        assert "Remctl" not in vars(package)
+        assert package.Remctl is package.Remctl is not package.aio.Remctl
+        assert "Remctl" in vars(package)
+        from remctl import *
+        assert all(globals()[name] is vars(package)[name] for name in package.__all__)
+        assert "set_source_ip" in pydoc.plain(pydoc.render_doc(package))
+        try:
+            package.nonsense
+        except AttributeError as error:
+            print(error)
+        """
+    result = run_python(script)
+    expected = "module 'remctl' has no attribute 'nonsense'\n"
+    assert (result.stdout, result.stderr) == (expected, "")
+
+
+def test_names_are_imported_by_many_threads() -> None:
+    """At the same time, and while the asyncio twin imports what is behind them."""
+    script = """
+        import threading, remctl
+        start, found = threading.Barrier(9), []
+        def use(name):
+            start.wait()
+            found.append(getattr(remctl, name))
+        def use_twin():
+            start.wait()
+            import remctl.aio
+        threads = [threading.Thread(target=use_twin)]
+        for name in ["Remctl", "RemctlError"] * 4:
+            threads.append(threading.Thread(target=use, args=[name]))
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        assert len(found) == 8 and set(found) == {remctl.Remctl, remctl.RemctlError}
+        """
+    result = run_python(script)
+    assert (result.returncode, result.stderr) == (0, "")
+
+
+def test_without_the_library(tmp_path: Path) -> None:
+    """One that is not there any more: the last line names it."""
+    package = Path(remctl.__file__).parent
+    shutil.copytree(package, tmp_path / "remctl")
+    extension = tmp_path / "remctl" / Path(remctl._remctl_cffi.__file__).name
+    linked = extension.read_bytes()
+    assert linked.count(b"libremctl.so.1") == 1
+    extension.write_bytes(linked.replace(b"libremctl.so.1", b"libremctl.so.9"))
+    result = run(tmp_path, "-c", "import remctl; remctl.Remctl")
+    assert result.returncode == 1
+    (*_, last) = result.stderr.splitlines()
+    assert re.match("ImportError: libremctl.so.9: cannot open shared", last)
 
 
 @pytest.mark.parametrize("module", [remctl, _remctl, remctl.testing])

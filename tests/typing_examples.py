@@ -33,6 +33,8 @@ def one_command(path: os.PathLike[str], arguments: Iterator[str]) -> None:
     remctl.remctl("host", command=7)  # type: ignore[arg-type]
     remctl.remctl("host", command=["a"], timeout="1")  # type: ignore[arg-type]
     remctl.remctl("host", 0, None, ["a"], 1)  # type: ignore[call-arg]
+    remctl.nonsense()  # type: ignore[attr-defined]
+    assert_type(remctl.__version__, str)
 
 
 def many_commands(sock: socket.socket) -> None:

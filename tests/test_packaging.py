@@ -252,18 +252,22 @@ def test_names_are_imported_by_many_threads() -> None:
     assert (result.returncode, result.stderr) == (0, "")
 
 
-def test_without_the_library(tmp_path: Path) -> None:
-    """One that is not there any more: the last line names it."""
+@pytest.mark.parametrize(
+    "command", [["-c", "import remctl; remctl.Remctl"], ["-m", "remctl", "a", "b"]]
+)
+def test_without_the_library(command: list[str], tmp_path: Path) -> None:
+    """One that is not there any more: the last line names it, -m prints no other."""
     package = Path(remctl.__file__).parent
     shutil.copytree(package, tmp_path / "remctl")
     extension = tmp_path / "remctl" / Path(remctl._remctl_cffi.__file__).name
     linked = extension.read_bytes()
     assert linked.count(b"libremctl.so.1") == 1
     extension.write_bytes(linked.replace(b"libremctl.so.1", b"libremctl.so.9"))
-    result = run(tmp_path, "-c", "import remctl; remctl.Remctl")
+    result = run(tmp_path, *command)
     assert result.returncode == 1
-    (*_, last) = result.stderr.splitlines()
-    assert re.match("ImportError: libremctl.so.9: cannot open shared", last)
+    *others, last = result.stderr.splitlines()
+    assert bool(others) == ("-c" in command)
+    assert re.match("(remctl|ImportError): libremctl.so.9: cannot open shared", last)
 
 
 @pytest.mark.parametrize("module", [remctl, _remctl, remctl.testing])

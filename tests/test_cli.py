@@ -1,0 +1,998 @@
+# SPDX-License-Identifier: MIT
+"""``python -m remctl`` as a process, on real and scripted servers."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import pty
+import re
+import signal
+import socket
+import struct
+import subprocess
+import sys
+import termios
+from contextlib import ExitStack, contextmanager, suppress
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Callable
+
+import pytest
+from stages import PRINCIPAL
+from support import COMMANDS, run_python, wait_until
+
+import remctl
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from remctl.testing import Realm, Server
+
+    Start = Callable[..., Any]
+    Finished = subprocess.CompletedProcess[bytes]
+    Run = Callable[..., Finished]
+
+OURS = [sys.executable, "-m", "remctl"]
+HANG = 60  # seconds; a bound, far above what anything here takes
+INTERRUPTED, PIPE_CLOSED = 130, 141
+
+# Two names of the one address that the servers listen on; nobody listens on the third.
+TWO = "localhost,127.0.0.1"
+NOBODY = "127.0.0.2"
+
+
+def run(
+    *arguments: str | bytes,
+    client: tuple[str, ...] = tuple(OURS),
+    env: dict[str, str] | None = None,
+    **options: Any,
+) -> Finished:
+    """Run a client to its end."""
+    options = {"stdin": subprocess.DEVNULL, **options}
+    if "input" in options:
+        del options["stdin"]
+    for stream in ("stdout", "stderr"):
+        options.setdefault(stream, subprocess.PIPE)
+    return subprocess.run(
+        [*client, *arguments],
+        env={**os.environ, **(env or {})},
+        cwd=COMMANDS,  # not where the package's source would be imported
+        timeout=HANG,
+        check=False,
+        **options,
+    )
+
+
+@contextmanager
+def started(
+    *arguments: str | bytes, client: tuple[str, ...] = tuple(OURS), **options: Any
+) -> Iterator[subprocess.Popen[bytes]]:
+    """Start a client, and kill it in the end."""
+    pipes = dict.fromkeys(("stdin", "stdout", "stderr"), subprocess.PIPE)
+    with subprocess.Popen(
+        [*client, *arguments], cwd=COMMANDS, **{**pipes, **options}
+    ) as process:
+        try:
+            yield process
+        finally:
+            process.kill()
+
+
+def outcome(finished: Finished) -> tuple[int, bytes, bytes]:
+    return finished.returncode, finished.stdout, finished.stderr
+
+
+@pytest.fixture
+def ask(server: Server) -> Run:
+    """Run the client on the real server; the options come first."""
+    return partial(run, f"-p{server.port}", f"-s{server.principal}")
+
+
+# Side by side with Debian's client
+
+
+def on(*command: str | bytes) -> list[str | bytes]:
+    return ["localhost", "test", *command]
+
+
+# What is the same: exit status, standard output and standard error, to the byte.
+SAME: dict[str, tuple[int, list[str | bytes]]] = {
+    "output": (0, on("hello")),
+    "no subcommand": (0, on()),
+    "both streams": (0, on("streams")),
+    "standard error": (0, on("streams", "", "x")),
+    "no output": (0, on("silent")),
+    "large output": (0, on("bytes", "3000000")),
+    "large standard error": (0, on("bytes", "3000000", "2")),
+    "status 1": (1, on("status", "1")),
+    "status 127": (127, on("status", "127")),
+    "status 200": (200, on("status", "200")),
+    "status 255": (255, on("status", "255")),
+    "output and status": (1, on("env", "REMOTE_USER", "NO_SUCH_VARIABLE")),
+    "killed command": (255, on("signal", "KILL")),
+    "no such program": (255, on("missing")),
+    "options of the command": (0, on("args", "-x", "-h", "--", "-p", "--progress")),
+    "what argparse would read": (0, on("args", "--help", "-p=1", "--progress=1", "-t")),
+    "-- before the host": (0, ["--", *on("args", "--", "-v")]),
+    "-- after options": (0, ["-t", "30", "--", *on("args", "-v", "--")]),
+    "-- twice": (255, ["--", "localhost", "--", "test", "hello"]),
+    "-- after the host": (255, ["localhost", "--", "test", "hello"]),
+    "empty arguments": (0, on("args", "", "a", "")),
+    "bytes": (0, on("args", b"\xff\xfe", b"\xc3", "\xfc".encode(), b"\n\t\x01")),
+    "large argument": (0, on("digest", b"x" * 100_000)),
+    "empty command": (255, ["localhost", ""]),
+    "unknown command": (255, ["localhost", "nothing"]),
+    "unknown subcommand": (255, on("nothing")),
+    "denied": (255, on("denied")),
+    "options after the host": (255, ["localhost", "-t", "30", "test", "hello"]),
+    "options in one word": (0, ["-t30", "-b127.0.0.1", *on("hello")]),
+    "value with spaces": (1, ["-s", "no body", *on("hello")]),
+    "time-out": (1, ["-t", "1", *on("sleep", "60")]),
+    "last option counts": (0, ["-p", "1", "-p", "PORT", *on("hello")]),
+    "nobody listens": (1, ["-p", "1", *on("hello")]),
+    "not our address": (1, ["-b", "192.0.2.1", *on("hello")]),
+    "principal unknown": (1, ["-s", "nobody", *on("hello")]),
+    "unknown host": (1, ["-s", PRINCIPAL, "a..b", "test"]),
+    "port 0": (1, ["-p", "0", *on("hello")]),
+    "port 65536": (1, ["-p", "65536", *on("hello")]),
+    "negative time-out": (1, ["-t", "-1", *on("hello")]),
+}
+
+# What is not: the exit status, and the two standard errors, as regular expressions.
+USAGE = rb"Usage: remctl <options>[^\0]*"
+DEBUGGING = rb"remctl: connected\nremctl: sent 2 arguments\n(remctl: received .*\n){2}"
+MISSING = rb"remctl: a host and a command are needed; .*\n"
+DIFFERENT: dict[str, tuple[int, list[str | bytes], bytes, bytes]] = {
+    # One line instead of the whole usage, and what was given instead of what
+    # strtol() made of it.
+    "no arguments": (1, [], USAGE, MISSING),
+    "no command": (1, ["localhost"], USAGE, MISSING),
+    "unknown option": (
+        1,
+        ["-x", *on()],
+        rb"remctl: invalid option -- 'x'\n" + USAGE,
+        rb"remctl: unrecognized arguments: -x; .*\n",
+    ),
+    "abbreviation": (
+        1,
+        ["--prog", *on()],
+        rb"remctl: invalid option -- '-'\n" + USAGE,
+        rb"remctl: unrecognized arguments: --prog; .*\n",
+    ),
+    "no value": (
+        1,
+        ["-t"],
+        rb"remctl: option requires an argument -- 't'\n" + USAGE,
+        rb"remctl: argument -t: expected one argument; .*\n",
+    ),
+    "port": (
+        1,
+        ["-p", "abc", *on()],
+        rb"remctl: invalid port number 0\n",
+        rb"remctl: invalid port number abc\n",
+    ),
+    "timeout": (
+        1,
+        ["-t", "abc", *on()],
+        rb"remctl: invalid timeout value 0\n",
+        rb"remctl: invalid timeout value abc\n",
+    ),
+    # Found out before connecting.
+    "source": (
+        1,
+        ["-b", "abc", *on()],
+        rb"remctl: cannot connect to localhost \(port \d+\): Invalid argument\n",
+        rb"remctl: invalid source address abc\n",
+    ),
+    "source family": (
+        1,
+        ["-b", "::1", "127.0.0.1", "test"],
+        rb"remctl: cannot connect to .*: Invalid argument\n",
+        rb"remctl: cannot connect to .*: Address family not supported by protocol\n",
+    ),
+    "empty host": (
+        1,
+        ["", "test"],
+        rb"remctl: cannot resolve host : .*\n",
+        rb"remctl: host must not be empty\n",
+    ),
+    # Debian's looks the name up once more beforehand, without -s.
+    "unknown host": (
+        1,
+        ["a..b", "test"],
+        rb"remctl: cannot resolve host (a\.\.b: .*)\n",
+        rb"remctl: unknown host (a\.\.b: .*)\n",
+    ),
+    # Debian's is built without the messages.
+    "-d": (
+        0,
+        ["-d", *on("hello")],
+        b"",
+        DEBUGGING,
+    ),
+    "-d and others in one word": (0, ["-dt30", *on("hello")], b"", DEBUGGING),
+}
+
+
+def side_by_side(port: int, arguments: list[str | bytes], **options: Any) -> Any:
+    """Run Debian's client and ours; return what both did."""
+    port_option = ["-p", str(port)]
+    words = [str(port) if word == "PORT" else word for word in arguments]
+    return [
+        run(*port_option, *words, client=client, **options)
+        for client in (("remctl",), tuple(OURS))
+    ]
+
+
+@pytest.mark.parametrize("name", SAME)
+def test_same_as_debians(name: str, server: Server) -> None:
+    """The table of commands: all that can be seen is the same."""
+    status, arguments = SAME[name]
+    debians, ours = side_by_side(server.port, arguments)
+    assert outcome(ours) == outcome(debians)
+    assert ours.returncode == status
+
+
+@pytest.mark.parametrize("name", DIFFERENT)
+def test_different_from_debians(name: str, server: Server) -> None:
+    """The table of what only the text on standard error tells apart."""
+    status, arguments, *texts = DIFFERENT[name]
+    both = side_by_side(server.port, arguments)
+    for finished, text in zip(both, texts):
+        assert finished.returncode == status
+        assert re.fullmatch(text, finished.stderr)
+    assert both[0].stdout == both[1].stdout
+
+
+def test_without_tickets_as_debians(server: Server, tmp_path: Path) -> None:
+    """The same words of Kerberos."""
+    env = {"KRB5CCNAME": str(tmp_path / "none")}
+    debians, ours = side_by_side(server.port, on("hello"), env=env)
+    assert outcome(ours) == outcome(debians)
+    assert ours.stderr.startswith(b"remctl: GSS-API error initializing context: ")
+
+
+REPLY1 = [["handshake", {"protocol": 1}], "read", "mic"]
+# On scripted servers: what they do after the handshake, and the exit status.
+REPLIES: dict[str, tuple[int, list[Any]]] = {
+    "closed": (1, ["handshake", "read", "close"]),
+    "cut": (1, ["handshake", "read", ["output", {"text": "x", "cut": 9}], "close"]),
+    "output, then closed": (1, ["handshake", "read", ["output", {"text": "x"}]]),
+    "two lines": (255, ["handshake", "read", ["error", {"code": 99, "text": "a\nb"}]]),
+    "any bytes": (255, ["handshake", "read", ["error", {"code": 1, "hex": "ff00"}]]),
+    "protocol 1": (3, [*REPLY1, ["result1", {"status": 3, "text": "x"}]]),
+    "protocol 1, -1": (255, [*REPLY1, ["result1", {"status": -1, "text": "x"}]]),
+    "protocol 1, 300": (44, [*REPLY1, ["result1", {"status": 300, "text": "x"}]]),
+}
+
+
+@pytest.mark.parametrize("name", REPLIES)
+def test_same_as_debians_on_scripted_servers(name: str, scripted: Start) -> None:
+    """What a real remctld does not do, or not any more."""
+    status, steps = REPLIES[name]
+    debians, ours = side_by_side(scripted(steps).port, on("x"))
+    assert outcome(ours) == outcome(debians)
+    assert ours.returncode == status
+
+
+def test_empty_output_is_no_failure(scripted: Start) -> None:
+    """Debian's takes it for one of its own in writing."""
+    server = scripted(["handshake", "read", ["error", {"code": 1}]])
+    debians, ours = side_by_side(server.port, on("x"))
+    text = b"remctl: local write of command output failed\n\n"
+    assert outcome(debians) == (255, b"", text)
+    assert outcome(ours) == (255, b"", b"\n")
+
+
+def test_no_failure_becomes_a_success(scripted: Start) -> None:
+    """A status of 256 is 0 for exit(), and for Debian's client."""
+    server = scripted([*REPLY1, ["result1", {"status": 256}]])
+    debians, ours = side_by_side(server.port, on("x"))
+    assert (debians.returncode, ours.returncode) == (0, 1)
+
+
+@pytest.mark.parametrize("option", ["-h", "-v"])
+def test_help_and_version(option: str) -> None:
+    """Without a host, on standard output, with status 0, as Debian's."""
+    debians, ours = run(option, client=("remctl",)), run(option)
+    assert (ours.returncode, ours.stderr) == (debians.returncode, debians.stderr)
+    assert (ours.returncode, ours.stderr) == (0, b"")
+    if option == "-h":
+        assert ours.stdout.startswith(b"usage: python -m remctl [OPTION ...] ")
+        options = re.findall(rb"^ +(-\w)", debians.stdout, re.MULTILINE)
+        assert len(options) == 7
+        for option_of_debians in options:
+            assert b"\n  %s " % option_of_debians in ours.stdout
+        assert max(map(len, ours.stdout.splitlines())) < 80
+    else:
+        assert ours.stdout == f"remctl-cffi {remctl.__version__}\n".encode()
+
+
+# Options
+
+
+def test_ccache(ask: Run, realm: Realm, tmp_path: Path) -> None:
+    """-c: another one's tickets, or none."""
+    ccache = realm.kinit("bob", tmp_path / "bob")
+    finished = ask("-c", ccache, *on("user"))
+    assert outcome(finished) == (0, f"bob@{realm.name}\n".encode(), b"")
+    finished = ask("-c", str(tmp_path / "none"), *on("user"))
+    assert finished.returncode == 1
+    assert finished.stderr.startswith(b"remctl: GSS-API error importing ticket cache")
+
+
+def test_source_address(scripted: Start) -> None:
+    """-b: where the server sees the connection come from."""
+    server = scripted(["handshake", "serve"])
+    port = f"-p{server.port}"
+    assert run(port, "-b", "127.0.0.3", *on("x")).returncode == 0
+    assert server.wait_for("accepted")["peer"] == "127.0.0.3"
+
+
+def test_fraction_of_a_second(ask: Run) -> None:
+    """-t: less than what Debian's can express."""
+    finished = ask("-t", "0.2", *on("sleep", "3600"))
+    text = b"remctl: error reading from server: error receiving token: timed out\n"
+    assert outcome(finished) == (1, b"", text)
+
+
+@pytest.mark.parametrize("value", ["nan", "inf", "-0.1", "", "1s"])
+def test_wrong_timeout(value: str) -> None:
+    """-t: noticed before the host is looked up."""
+    finished = run("-t", value, "a..b", "test")
+    text = f"remctl: invalid timeout value {value}\n".encode()
+    assert outcome(finished) == (1, b"", text)
+
+
+EVERY_BYTE = bytes(range(256)) * 300
+
+
+@pytest.mark.parametrize("data", [EVERY_BYTE, b""], ids=["every byte", "empty"])
+def test_file(ask: Run, tmp_path: Path, data: bytes) -> None:
+    """-f: a file's or standard input's bytes are the last argument, untouched."""
+    path = tmp_path / os.fsdecode(b"\xff")
+    path.write_bytes(data)
+    assert outcome(ask("-f", bytes(path), *on("stdin"))) == (0, data, b"")
+    assert outcome(ask("-f", "-", *on("stdin"), input=data)) == (0, data, b"")
+
+
+def test_standard_input_is_not_read(ask: Run) -> None:
+    """Without -f -: what calls us in a loop over its input keeps it."""
+    reading, writing = os.pipe()
+    with os.fdopen(reading, "rb") as kept:
+        os.write(writing, b"kept")
+        os.close(writing)
+        assert ask(*on("hello"), stdin=kept).stdout == b"hello world\n"
+        assert kept.read() == b"kept"
+
+
+@pytest.mark.parametrize(
+    ("path", "text"),
+    [
+        ("/no/such/file", "cannot read /no/such/file: No such file or directory"),
+        ("/", "cannot read /: Is a directory"),
+        ("/dev/zero", "command too large: 104857616 octets, at most 104857599"),
+    ],
+)
+def test_wrong_file(path: str, text: str) -> None:
+    """-f: noticed before the host is looked up, also where it has no end."""
+    finished = run("-f", path, "a..b", "test")
+    assert outcome(finished) == (1, b"", f"remctl: {text}\n".encode())
+
+
+def test_closed_standard_input() -> None:
+    """-f -: not taken for an empty file."""
+    words = "-f", "-", "a..b", "test"
+    finished = run(*words, client=("sh", "-c", '"$@" <&-', "-", *OURS))
+    text = b"remctl: cannot read -: Bad file descriptor\n"
+    assert outcome(finished) == (1, b"", text)
+
+
+@pytest.mark.parametrize("host", ["a\nb..c", "a\nb..c,a\nb..c"])
+def test_errors_are_one_line(host: str) -> None:
+    """Also where the name of what went wrong is not."""
+    finished = run(host, "test")
+    assert finished.returncode == (255 if "," in host else 1)
+    for line in finished.stderr.splitlines():
+        assert re.match(rb"remctl: |a b\.\.c: ", line)
+    assert b"unknown host a b..c: " in finished.stderr
+
+
+def test_arguments_in_any_locale(ask: Run) -> None:
+    """What is not ASCII goes through where Python takes arguments for ASCII."""
+    env = {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
+    raw = [b"\xff\xc3", "\xfc".encode(), "\xfc".encode("latin-1")]
+    finished = ask(*on("args", *raw), env=env)
+    assert outcome(finished) == (0, b"".join(word + b"\0" for word in raw), b"")
+    finished = run("\xfc..b", "test", env=env)
+    assert finished.returncode == 1
+    assert finished.stderr.startswith(b"remctl: ")
+
+
+def test_debugging_tells_no_arguments(ask: Run) -> None:
+    """-d: a password is not shown, nor what came."""
+    finished = ask("-d", *on("args", "secret"))
+    assert b"sent 3 arguments" in finished.stderr
+    assert b"received 7 bytes" in finished.stderr
+    assert b"secret" not in finished.stderr
+
+
+def test_one_host_imports_no_asyncio(server: Server) -> None:
+    """It would take longer than all the rest."""
+    program = """
+        import runpy, sys
+        sys.argv[1:] = ["-p", sys.argv[1], "localhost", "test", "hello"]
+        try:
+            runpy.run_module("remctl", run_name="__main__", alter_sys=True)
+        except SystemExit as end:
+            assert end.code == 0
+        assert "remctl._cli" in sys.modules and "asyncio" not in sys.modules
+    """
+    finished = run_python(program, server.port)
+    assert (finished.stdout, finished.stderr) == ("hello world\n", "")
+
+
+# Output
+
+
+F_SETPIPE_SZ = 1031  # of Linux; Python 3.9 has no name for it
+PAGE = 4096
+
+
+def in_pipe(pipe: int) -> int:
+    """Return how many bytes are in PIPE."""
+    (count,) = struct.unpack("i", fcntl.ioctl(pipe, termios.FIONREAD, bytes(4)))
+    return int(count)
+
+
+def read_until(text: bytes, stream: Any) -> bytes:
+    """Read until TEXT has come; a client that holds it back runs into the time-out."""
+    seen = b""
+    while text not in seen:
+        piece = os.read(stream.fileno(), 65536)
+        assert piece, f"the end, after {seen!r}"
+        seen += piece
+    return seen
+
+
+@pytest.mark.parametrize("host", ["localhost", TWO])
+def test_output_comes_at_once(host: str, server: Server, tmp_path: Path) -> None:
+    """The first line is there while the command runs, on each host."""
+    go = tmp_path / "go"
+    options = f"-p{server.port}", f"-s{PRINCIPAL}"
+    with started(*options, host, "test", "wait-for", str(go)) as process:
+        hosts = host.split(",")
+        seen = b""
+        while seen.count(b"waiting\n") < len(hosts):
+            seen += read_until(b"\n", process.stdout)
+        assert process.poll() is None
+        go.touch()
+        rest, errors = process.communicate(timeout=HANG)
+    assert b"done" not in seen
+    assert rest.count(b"done\n") == len(hosts)
+    assert process.returncode == 0
+    assert errors in (b"", b"remctl: 2 of 2 hosts ok\n")
+
+
+def test_parts_of_lines_come_at_once(scripted: Start) -> None:
+    """A prompt, say: on both streams, before there is a newline."""
+    parts = [["output", {"text": f"part {n}", "stream": n}] for n in (1, 2)]
+    server = scripted(["handshake", "read", *parts, "barrier", ["status", {}]])
+    with started(f"-p{server.port}", *on("x")) as process:
+        assert read_until(b"part 1", process.stdout) == b"part 1"
+        assert read_until(b"part 2", process.stderr) == b"part 2"
+        server.proceed()
+        assert process.wait(HANG) == 0
+
+
+def test_slow_reader_of_a_nonblocking_pipe(scripted: Start) -> None:
+    """Whoever shares our output may have set O_NONBLOCK: nothing is lost."""
+    text = "0123456789abcde\n" * 4000
+    large = ["output", {"text": text, "repeat": 10}]
+    server = scripted(["handshake", "read", large, ["status", {}]])
+    reading, writing = os.pipe()
+    fcntl.fcntl(writing, F_SETPIPE_SZ, PAGE)
+    os.set_blocking(writing, False)
+    words = f"-p{server.port}", *on("x")
+    with os.fdopen(reading, "rb") as output, started(*words, stdout=writing) as process:
+        os.close(writing)
+        wait_until(lambda: in_pipe(reading) == PAGE)
+        assert output.read() == text.encode() * 10
+        assert process.communicate(timeout=HANG)[1] == b""
+    assert process.returncode == 0
+
+
+@pytest.mark.parametrize("host", ["localhost", TWO])
+def test_closed_pipe(host: str, server: Server) -> None:
+    """Nobody reads any more: silence, and the status that a shell shows."""
+    script = '"$@" | head -c 5 >/dev/null; echo "${PIPESTATUS[0]}"'
+    shell = ("bash", "-c", script, "-")
+    words = [f"-p{server.port}", f"-s{PRINCIPAL}", host, "test", "bytes", "3000000"]
+    ours = run(*words, client=(*shell, *OURS))
+    assert outcome(ours) == (0, b"%d\n" % PIPE_CLOSED, b"")
+    if host == "localhost":
+        debians = run(*words, client=(*shell, "remctl"))
+        assert outcome(ours) == outcome(debians)
+
+
+def test_closed_pipe_of_standard_error(server: Server) -> None:
+    """The same, where only standard output is read."""
+    reading, writing = os.pipe()
+    os.close(reading)
+    with os.fdopen(writing, "wb") as closed:
+        words = f"-p{server.port}", *on("bytes", "3000000", "2")
+        assert run(*words, stderr=closed).returncode == PIPE_CLOSED
+
+
+@pytest.mark.parametrize("host", ["localhost", TWO])
+@pytest.mark.parametrize("closed", [">&-", "2>&-", ">&- 2>&-", "<&- >&- 2>&-"])
+def test_no_streams(closed: str, host: str, server: Server) -> None:
+    """What is closed from the start is like /dev/null, and no connection's number."""
+    script = f'"$@" {closed}'
+    words = [f"-p{server.port}", f"-s{PRINCIPAL}", host, "test", "streams", "out"]
+    finished = run(*words, client=("sh", "-c", script, "-", *OURS))
+    assert finished.returncode == 0
+    assert (b"out" in finished.stdout) == (">&-" not in closed.replace("2>&-", ""))
+    assert (b"standard error" in finished.stderr) == ("2>&-" not in closed)
+
+
+@pytest.mark.parametrize("host", ["localhost", TWO])
+def test_full_disk(host: str, ask: Run) -> None:
+    """What cannot be written is an error, one line; Debian's loses it with status 0."""
+    with Path("/dev/full").open("wb") as full:
+        finished = ask(host, "test", "hello", stdout=full)
+    text = b"remctl: local write of command output failed: No space left on device\n"
+    assert (finished.returncode, finished.stderr) == (1, text)
+
+
+def test_full_disk_for_both_hosts_at_once(scripted: Start) -> None:
+    """One error is said, the other dropped."""
+    line = ["output", {"text": "line\n"}]
+    server = scripted(["handshake", "read", "barrier", line, "hang"])
+    words = f"-p{server.port}", f"-s{PRINCIPAL}", TWO, "test", "x"
+    with Path("/dev/full").open("wb") as full, started(*words, stdout=full) as process:
+        server.wait_for("barrier", nth=2)
+        process.send_signal(signal.SIGSTOP)
+        server.proceed()
+        server.proceed()
+        server.wait_for("sent", step="output", nth=2)
+        process.send_signal(signal.SIGCONT)
+        errors = process.communicate(timeout=HANG)[1]
+    text = b"remctl: local write of command output failed: No space left on device\n"
+    assert (process.returncode, errors) == (1, text)
+
+
+def test_closed_pipe_ends_all_hosts(scripted: Start) -> None:
+    """Also those that have nothing to say."""
+    line = ["output", {"text": "line\n"}]
+    server = scripted(
+        ["handshake", "read", "barrier", line, "hang"], ["handshake", "read", "hang"]
+    )
+    words = f"-p{server.port}", f"-s{PRINCIPAL}", TWO, "test", "x"
+    with started(*words) as process:
+        assert process.stdout
+        process.stdout.close()
+        server.wait_for("command", nth=2)
+        server.proceed()
+        assert process.wait(HANG) == PIPE_CLOSED
+        assert process.stderr
+        assert process.stderr.read() == b""
+
+
+# Ctrl-C
+
+SOURCE, SOURCE_HEX = "127.0.0.3", "0300007F"  # and as /proc/net/tcp has it
+
+
+def script(event: dict[str, Any], *steps: Any) -> Callable[..., Any]:
+    """A scripted server that is mute after EVENT, on each of so many connections."""
+
+    @contextmanager
+    def place(scripted: Start, many: int) -> Iterator[Any]:
+        server = scripted([*steps, "hang"])
+
+        def closed() -> bool:
+            ends = [e for e in server.events if e["event"] in ("eof", "reset")]
+            return len(ends) >= many
+
+        yield server.port, lambda _: server.wait_for(**event, nth=many)
+        wait_until(closed)
+
+    return place
+
+
+@contextmanager
+def connecting(_: Start, many: int) -> Iterator[Any]:
+    """A server whose queue of connections is full: the kernel ignores others."""
+    with ExitStack() as stack:
+        listener = stack.enter_context(socket.create_server(("127.0.0.1", 0)))
+        listener.listen(0)
+        port = listener.getsockname()[1]
+        for _turn in range(3):  # PyPy's shortest queue is longer
+            other = stack.enter_context(socket.socket())
+            other.setblocking(False)
+            other.connect_ex(("127.0.0.1", port))
+        syn_sent = f" {SOURCE_HEX}:[0-9A-F]+ 0100007F:{port:04X} 02 "
+
+        def arrived() -> bool:
+            return len(re.findall(syn_sent, Path("/proc/net/tcp").read_text())) == many
+
+        yield port, lambda _: wait_until(arrived)
+
+
+@contextmanager
+def writing(scripted: Start, many: int) -> Iterator[Any]:
+    """A reader of our output that does not read."""
+    lines = ["output", {"text": "line\n", "size": 5000, "repeat": 100}]
+    server = scripted(["handshake", "read", lines, "hang"])
+
+    def arrived(process: Any) -> None:
+        wait_until(lambda: in_pipe(process.stdout.fileno()) == PAGE)
+
+    yield server.port, arrived
+
+
+OPEN1 = ["handshake", {"protocol": 1}]
+PLACES: dict[str, Any] = {
+    "connecting": connecting,
+    "handshake": script({"event": "stopped"}, ["handshake", {"stop": ["hang", 2]}]),
+    "waiting": script({"event": "command"}, "handshake", "read"),
+    "half a token": script(
+        {"event": "sent", "step": "output"},
+        "handshake",
+        "read",
+        ["output", {"size": 1000, "cut": 500}],
+    ),
+    "protocol 1": script({"event": "command"}, OPEN1, "read"),
+    "writing": writing,
+}
+
+
+@pytest.mark.parametrize("host", ["localhost", TWO])
+@pytest.mark.parametrize("name", PLACES)
+def test_ctrl_c(name: str, host: str, scripted: Start) -> None:
+    """Status 130, not a word, and the connections are closed."""
+    reading, writing = os.pipe()
+    fcntl.fcntl(writing, F_SETPIPE_SZ, PAGE)
+    with PLACES[name](scripted, len(host.split(","))) as (port, arrived):
+        options = f"-p{port}", f"-s{PRINCIPAL}", f"-b{SOURCE}"
+        with started(*options, host, "test", "x", stdout=writing) as process:
+            os.close(writing)
+            process.stdout = os.fdopen(reading, "rb")
+            arrived(process)
+            process.send_signal(signal.SIGINT)
+            errors = process.communicate(timeout=HANG)[1]
+            assert (process.returncode, errors) == (INTERRUPTED, b"")
+
+
+def test_ctrl_c_while_reading_standard_input() -> None:
+    """-f -: before there is a connection."""
+    with started("-f", "-", *on("x")) as process:
+        assert process.stdin
+        process.stdin.write(b"x")
+        process.stdin.flush()
+        pipe = process.stdin.fileno()
+        wait_until(lambda: in_pipe(pipe) == 0)
+        process.send_signal(signal.SIGINT)
+        assert process.wait(HANG) == INTERRUPTED
+        assert process.communicate() == (b"", b"")
+
+
+def test_ctrl_c_while_starting(tmp_path: Path) -> None:
+    """As soon as Python has come to us: one of the first imports waits for ever."""
+    interrupted = (
+        "import os, signal\nos.kill(os.getpid(), signal.SIGINT)\nwhile 1: pass\n"
+    )
+    (tmp_path / "argparse.py").write_text(interrupted)
+    finished = run("localhost", "test", env={"PYTHONPATH": str(tmp_path)})
+    assert outcome(finished) == (INTERRUPTED, b"", b"")
+
+
+def test_ignored_ctrl_c(scripted: Start) -> None:
+    """As nohup and the shell's background have it: it stays ignored."""
+    server = scripted(["handshake", "read", "barrier", ["status", {}]])
+    sh = ("sh", "-c", 'trap "" INT; exec "$@"', "-")
+    with started(f"-p{server.port}", *on("x"), client=(*sh, *OURS)) as process:
+        server.wait_for("barrier")
+        process.send_signal(signal.SIGINT)
+        server.proceed()
+        # PyPy takes the signal over before anybody could see that it was ignored.
+        pypy = sys.implementation.name == "pypy"
+        assert process.wait(HANG) == (INTERRUPTED if pypy else 0)
+
+
+# Several hosts
+
+
+@pytest.fixture
+def fleet(scripted: Start) -> Callable[..., tuple[Finished, Any]]:
+    """Run the client on both hosts; each list of steps is for one, in any order."""
+
+    def run_on_both(*connections: list[Any], hosts: str = TWO) -> tuple[Finished, Any]:
+        server = scripted(*(["handshake", "read", *steps] for steps in connections))
+        command = f"-p{server.port}", f"-s{PRINCIPAL}", hosts, "test", "x"
+        return run(*command), server
+
+    return run_on_both
+
+
+def test_lines_have_their_host_before_them(ask: Run) -> None:
+    """On the stream that they came on; the last one gets its newline."""
+    finished = ask(TWO, "test", "streams", "one\n\ntwo", "three\n")
+    assert finished.returncode == 0
+    assert sorted(finished.stdout.splitlines(keepends=True)) == sorted(
+        b"%s: %s\n" % (host.encode(), line)
+        for host in TWO.split(",")
+        for line in (b"one", b"", b"two")
+    )
+    *errors, last = finished.stderr.splitlines()
+    assert sorted(errors) == [b"127.0.0.1: three", b"localhost: three"]
+    assert last == b"remctl: 2 of 2 hosts ok"
+
+
+def test_lines_are_never_mixed(scripted: Start) -> None:
+    """Those of which both hosts have sent the beginning before either ends one."""
+    half = [["output", {"text": "x" * 5000, "stream": n}] for n in (1, 2)]
+    rest = [["output", {"text": "y\nlast", "stream": n}] for n in (1, 2)]
+    steps = ["handshake", "read", *half, "barrier", *rest, ["status", {}]]
+    server = scripted(steps)
+    with started(f"-p{server.port}", f"-s{PRINCIPAL}", TWO, "test", "x") as process:
+        server.wait_for("barrier", nth=2)
+        server.proceed()
+        server.proceed()
+        output, errors = process.communicate(timeout=HANG)
+    for stream in output, errors.replace(b"remctl: 2 of 2 hosts ok\n", b""):
+        assert sorted(stream.splitlines(keepends=True)) == sorted(
+            b"%s: %s\n" % (host.encode(), line)
+            for host in TWO.split(",")
+            for line in (b"x" * 5000 + b"y", b"last")
+        )
+    assert process.returncode == 0
+
+
+def test_hosts_run_at_the_same_time(server: Server, tmp_path: Path) -> None:
+    """Each host's command waits for what is done when all have begun."""
+    hosts = ",".join([TWO] * 5)
+    go = tmp_path / "go"
+    command = f"-p{server.port}", f"-s{PRINCIPAL}", hosts, "test", "wait-for", str(go)
+    with started(*command) as process:
+        seen = b""
+        while seen.count(b"waiting\n") < 10:
+            seen += read_until(b"\n", process.stdout)
+        go.touch()
+        assert process.communicate(timeout=HANG)[0].count(b"done\n") == 10
+
+
+def test_64_hosts_at_a_time(scripted: Start) -> None:
+    """The others begin when some have ended; one that is there twice runs twice."""
+    outputs = [["output", {"text": f"{word}\n"}] for word in ("begin", "end")]
+    server = scripted(
+        ["handshake", "read", outputs[0], "barrier", outputs[1], ["status", {}]]
+    )
+    hosts = ",".join(["127.0.0.1"] * 70)
+    with started(f"-p{server.port}", f"-s{PRINCIPAL}", hosts, "test", "x") as process:
+        seen = b""
+        while seen.count(b"begin") < 64:
+            seen += read_until(b"\n", process.stdout)
+        for _ in range(70):
+            server.proceed()
+        rest, errors = process.communicate(timeout=HANG)
+    busy = most = 0
+    for line in (seen + rest).splitlines():
+        busy += 1 if line.endswith(b"begin") else -1
+        most = max(most, busy)
+    assert (most, busy) == (64, 0)
+    assert errors == b"remctl: 70 of 70 hosts ok\n"
+
+
+SUMMARIES: dict[str, tuple[list[Any], list[Any], int, str]] = {
+    "status": ([["status", {}]], [["status", {"status": 7}]], 7, "status 7: HOST"),
+    "two": (
+        [["status", {"status": 7}]],
+        [["status", {"status": 8}]],
+        8,
+        "status 7: HOST; status 8: HOST",
+    ),
+    "refused": (
+        [["status", {}]],
+        [["error", {"code": 6, "text": "no"}]],
+        255,
+        "error: HOST",
+    ),
+    "lost": (
+        [["status", {"status": 200}]],
+        ["close"],
+        255,
+        "status 200: HOST; error: HOST",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", SUMMARIES)
+def test_summary_and_worst_status(name: str, fleet: Callable[..., Any]) -> None:
+    """The highest status, 255 for any error; who is meant, as the next host list."""
+    one, other, status, text = SUMMARIES[name]
+    finished, server = fleet(one, other)
+    *errors, last = finished.stderr.decode().splitlines()
+    assert finished.returncode == status
+    last = re.sub("localhost|127.0.0.1", "HOST", last)
+    expected = f"remctl: {2 - text.count('HOST')} of 2 hosts ok; {text}"
+    assert last == expected, server.events
+    reasons = {"refused": "no", "lost": "error reading from server: "}
+    assert len(errors) == (name in reasons)
+    for line in errors:
+        assert re.match(f"(localhost|127.0.0.1): {reasons[name]}", line)
+
+
+def test_hosts_in_the_summary(ask: Run) -> None:
+    """In their order, with commas, to be given to the next command."""
+    finished = ask(f"{NOBODY},localhost,{NOBODY},127.0.0.1", "test", "status", "3")
+    *errors, last = finished.stderr.decode().splitlines()
+    assert last == (
+        "remctl: 0 of 4 hosts ok; status 3: localhost,127.0.0.1;"
+        f" error: {NOBODY},{NOBODY}"
+    )
+    assert len(errors) == 2
+    for line in errors:
+        assert line.startswith(f"{NOBODY}: cannot connect to {NOBODY} (port ")
+    assert (finished.returncode, finished.stdout) == (255, b"")
+
+
+def test_what_came_before_an_error(scripted: Start) -> None:
+    """The beginning of a line is not lost with its connection, nor mixed with -d."""
+    parts = [["output", {"text": text, "stream": 2}] for text in ("pa", "rt")]
+    server = scripted(["handshake", "read", *parts, "close"])
+    hosts = f"127.0.0.1,{NOBODY}"
+    finished = run("-d", f"-p{server.port}", f"-s{PRINCIPAL}", hosts, "test", "x")
+    lines = finished.stderr.decode().splitlines()
+    assert [
+        line.replace("error receiving token: ", "")
+        for line in lines
+        if "127.0.0.1" in line
+    ] == [
+        "127.0.0.1: connected",
+        "127.0.0.1: sent 2 arguments",
+        "127.0.0.1: received 2 bytes for stream 2",
+        "127.0.0.1: received 2 bytes for stream 2",
+        "127.0.0.1: part",
+        "127.0.0.1: error reading from server: unexpected end of file",
+        f"remctl: 0 of 2 hosts ok; error: {hosts}",
+    ]
+
+
+def test_options_hold_for_each_host(ask: Run, realm: Realm, tmp_path: Path) -> None:
+    """-b, -c, -d, -f and -t, as for one host."""
+    path = tmp_path / "file"
+    path.write_bytes(b"from the file")
+    ccache = realm.kinit("bob", tmp_path / "bob")
+    finished = ask(
+        "-b", "127.0.0.1", "-c", ccache, "-d", "-f", path, TWO, "test", "user"
+    )
+    assert sorted(finished.stdout.decode().splitlines()) == sorted(
+        f"{host}: bob@{realm.name} from the file" for host in TWO.split(",")
+    )
+    assert finished.stderr.count(b": sent 3 arguments\n") == 2
+    finished = ask("-t", "0.3", TWO, "test", "sleep", "3600")
+    assert finished.stderr.count(b": error receiving token: timed out\n") == 2
+    assert finished.returncode == 255
+
+
+@pytest.mark.parametrize("hosts", [",", "localhost,", ",localhost", "a,,b"])
+def test_empty_hosts(hosts: str) -> None:
+    """A wrong list runs nothing."""
+    finished = run("-p1", hosts, "test")
+    assert outcome(finished) == (1, b"", b"remctl: host must not be empty\n")
+
+
+# On a terminal
+
+
+@contextmanager
+def on_terminal(
+    *arguments: str, client: tuple[str, ...] = tuple(OURS)
+) -> Iterator[tuple[subprocess.Popen[bytes], int]]:
+    """Start a client on a terminal of its own; give it and the other side."""
+    master, slave = pty.openpty()
+    try:
+        with started(
+            *arguments,
+            client=("setsid", "--ctty", *client),
+            stdin=slave,
+            stdout=slave,
+            stderr=slave,
+        ) as process:
+            os.close(slave)
+            yield process, master
+    finally:
+        os.close(master)
+
+
+def transcript(master: int) -> bytes:
+    """Return all that a terminal's programs write, until they have gone."""
+    seen = b""
+    with suppress(OSError):  # EIO: nobody has the other side any more
+        while True:
+            seen += os.read(master, 65536)
+    return seen
+
+
+def screen(text: bytes) -> list[str]:
+    """Return what a terminal shows of TEXT, without blanks at the ends of lines."""
+    lines = []
+    for line in text.decode().split("\n"):
+        cells: list[str] = []
+        for part in line.split("\r"):
+            cells[: len(part)] = part
+        lines.append("".join(cells).rstrip())
+    return lines
+
+
+@pytest.mark.parametrize(
+    "name", ["output", "large output", "status 200", "denied", "time-out"]
+)
+def test_same_as_debians_on_a_terminal(name: str, server: Server) -> None:
+    """The terminal changes nothing, to the byte."""
+    status, arguments = SAME[name]
+    seen = []
+    for client in ("remctl",), tuple(OURS):
+        words = [f"-p{server.port}", *map(os.fsdecode, arguments)]
+        with on_terminal(*words, client=client) as (process, master):
+            seen.append(transcript(master))
+            assert process.wait(HANG) == status
+    assert seen[0] == seen[1]
+
+
+def test_streams_in_order_on_a_terminal(server: Server) -> None:
+    """As the server sent them, without newlines; Debian's keeps the first back."""
+    words = f"-p{server.port}", "localhost", "test", "streams"
+    with on_terminal(*words) as (_, master):
+        assert transcript(master) == b"to standard outputto standard error"
+
+
+@pytest.mark.parametrize("options", [["localhost"], [TWO], ["--progress", TWO]])
+def test_ctrl_c_on_a_terminal(options: list[str], scripted: Start) -> None:
+    """The key itself: no traceback, no rests of the bar."""
+    server = scripted(["handshake", "read", "hang"])
+    words = [f"-p{server.port}", f"-s{PRINCIPAL}", *options, "test", "x"]
+    with on_terminal(*words) as (process, master):
+        server.wait_for("command", nth=len(options[-1].split(",")))
+        os.write(master, b"\x03")
+        text = transcript(master)
+        assert process.wait(HANG) == INTERRUPTED
+    assert screen(text) == ["" if "--progress" in options else "^C"]
+
+
+def test_progress(scripted: Start) -> None:
+    """A bar that grows, makes room for output, and is gone at the end."""
+    output = [["output", {"text": "line\n", "stream": n}] for n in (1, 2)]
+    server = scripted(["handshake", "read", *output, "barrier", ["status", {}]])
+    words = "--progress", f"-p{server.port}", f"-s{PRINCIPAL}", TWO, "test", "x"
+    with on_terminal(*words) as (process, master):
+        text = b""
+        while text.count(b"line") < 4 or not text.endswith(b"0/2 hosts"):
+            text += os.read(master, 65536)
+        server.proceed()
+        server.proceed()
+        text += transcript(master)
+        assert process.wait(HANG) == 0
+    assert text.startswith(b"\r[")
+    for number, bar in enumerate(["." * 30, "#" * 15 + "." * 15, "#" * 30]):
+        assert f"[{bar}] {number}/2 hosts".encode() in text
+    lines = ["127.0.0.1: line"] * 2 + ["localhost: line"] * 2
+    *shown, last, empty = screen(text)
+    assert (sorted(shown), last, empty) == (lines, "remctl: 2 of 2 hosts ok", "")
+    # Nothing else was ever left of it: each line was written at the start of one.
+    for line in text.replace(b"\r\n", b"\n").split(b"\n"):
+        assert re.fullmatch(rb"(.*\r *\r)?[^\r]*|\r.*", line)
+
+
+@pytest.mark.parametrize("options", [[], ["--progress"]])
+def test_no_progress_without_a_terminal(options: list[str], ask: Run) -> None:
+    """Nor on one, unless it is asked for: the second is a pipe."""
+    finished = ask(*options, TWO, "test", "silent")
+    assert outcome(finished) == (0, b"", b"remctl: 2 of 2 hosts ok\n")
+    if not options:
+        words = ["-p1", TWO, "test", "x"]
+        with on_terminal(*words) as (_, master):
+            assert b"/2 hosts" not in transcript(master)

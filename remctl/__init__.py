@@ -2,11 +2,12 @@
 """The remctl client: single commands on remote hosts, authenticated with Kerberos.
 
 remctl() runs one command.  Remctl keeps a connection for many.  The low-level
-interface, the C library's own functions, is in remctl._remctl.
+interface, the C library's own functions, is in remctl._remctl.  The server's
+side, programs that remctld runs, is in remctl.backend.
 """
 
-# The names are imported when they are first used, so that nothing here, nor in
-# typing, delays the start of what needs only a part, or only the version.
+# The names are imported when they are first used: remctl.backend, whose programs
+# are started for every command, must not wait for the client.  Nor for typing.
 TYPE_CHECKING = False
 
 if TYPE_CHECKING:

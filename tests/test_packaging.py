@@ -21,6 +21,7 @@ from support import run_python
 
 import remctl
 import remctl._remctl_cffi
+import remctl.backend
 import remctl.testing
 from remctl import _remctl
 
@@ -175,7 +176,7 @@ def test_extension_serves_all_versions() -> None:
         assert (name, tag[:10]) == ("_remctl_cffi.abi3.so", "cp39-abi3-")
 
 
-@pytest.mark.parametrize("module", [remctl, remctl.testing])
+@pytest.mark.parametrize("module", [remctl, remctl.backend, remctl.testing])
 def test_all_is_complete(module: ModuleType) -> None:
     """S1: what has no underscore is in __all__, and is found where it says it is."""
     public = {
@@ -270,7 +271,7 @@ def test_without_the_library(command: list[str], tmp_path: Path) -> None:
     assert re.match("(remctl|ImportError): libremctl.so.9: cannot open shared", last)
 
 
-@pytest.mark.parametrize("module", [remctl, _remctl, remctl.testing])
+@pytest.mark.parametrize("module", [remctl, _remctl, remctl.backend, remctl.testing])
 def test_public_names_have_docstrings(module: ModuleType) -> None:
     """Functions, classes, their methods and properties."""
     described: dict[str, object] = {module.__name__: module}

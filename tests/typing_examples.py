@@ -6,12 +6,14 @@ A "type: ignore" marks what must not pass; where it does, mypy calls it unused.
 
 from __future__ import annotations
 
+from datetime import datetime
 from typing import TYPE_CHECKING, Literal, Optional
 
 from typing_extensions import assert_type
 
 import _remctl
 import remctl
+from remctl.backend import Backend, Caller
 
 if TYPE_CHECKING:
     import os
@@ -71,6 +73,21 @@ def failures(failure: Exception) -> None:
         assert_type(failure.result, remctl.RemctlSimpleResult)
     elif isinstance(failure, remctl.RemctlError):
         assert_type(failure.value, str)
+
+
+def commands() -> None:
+    backend = Backend(command="user", syslog=True)
+
+    @backend.command(args_match={"name": "[a-z]+"}, stdin="image")
+    def upload(name: str, image: bytes) -> int:
+        return len(name) + len(image)
+
+    assert_type(upload("a", b""), int)
+    assert_type(backend.run(["upload", b"a"]), int)
+    assert_type(Caller.from_environ().expires, Optional[datetime])
+    backend.group("photo").command()(lambda: None)
+    backend.command()(lambda: "a")  # type: ignore[type-var]
+    backend.command(args_match={"name": 1})  # type: ignore[dict-item]
 
 
 def low_level() -> None:

@@ -1,0 +1,34 @@
+# SPDX-License-Identifier: MIT
+"""The exceptions that are answers to the client."""
+
+
+class CommandError(Exception):
+    """A command failed, in a way that its caller is told.
+
+    Raise it in a command to write ``COMMAND: MESSAGE`` to standard error and to
+    exit with STATUS, 1 to 255.
+    """
+
+    def __init__(self, message: str, status: int = 1) -> None:
+        """Keep the message and the exit status; ValueError if it is none."""
+        if not 1 <= status <= 255:  # exit() would make 256 a success
+            raise ValueError(f"an exit status of a failure must be 1 to 255: {status}")
+        super().__init__(message, status)
+        self.message = message
+        self.status = status
+
+    def __str__(self) -> str:
+        """Return the message."""
+        return str(self.message)  # if it is none, better that than an error here
+
+
+class RefusedError(CommandError):
+    """The command was not run: its arguments are wrong."""
+
+    def __init__(self, message: str) -> None:
+        """Keep the message; the status is what Perl's die exits with."""
+        super().__init__(message, 255)
+
+
+class ProgramError(RefusedError):
+    """It is not about one command: the message stands alone."""

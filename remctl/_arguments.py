@@ -132,6 +132,8 @@ def command(command: Iterable[object]) -> list[bytes]:
 
 def argument(item: object) -> bytes:
     """Return one argument of a command as it goes on the wire."""
+    if type(item) is str:  # most are; asking for os.PathLike takes longer
+        return item.encode("utf-8", "surrogateescape")
     if isinstance(item, bytes):
         return item
     if isinstance(item, (bytearray, memoryview)):

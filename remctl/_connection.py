@@ -30,7 +30,6 @@ from remctl._waiting import (
     Work,
     pause,
     run_in_thread,
-    wait_for,
 )
 
 if TYPE_CHECKING:
@@ -43,6 +42,8 @@ if TYPE_CHECKING:
 
 # Looked up once: each token needs them.
 SHIM_OK = lib.SHIM_OK
+SHIM_WAIT = lib.SHIM_WAIT
+SHIM_BLOCKS = lib.SHIM_BLOCKS
 OUTPUT = lib.REMCTL_OUT_OUTPUT
 
 DONE = RemctlOutput("done")
@@ -95,8 +96,9 @@ class Connection:
         self.closed = False
         self._out_of_step = False
         self._many_tokens = False
-        # Whether the last token was there without waiting.
+        # Whether the last token was there without waiting, and else why not.
         self._rushing = False
+        self._missing = SHIM_WAIT
         # Owns the C memory, which goes with the last reference: a helper
         # thread that is inside C has one, too.
         self._handle: ShimConnection | None = None
@@ -217,15 +219,18 @@ class Connection:
             handle = self._open_handle()
         else:
             handle = yield from self._open_protocol1(self._protocol1_port, timeout)
-        send = partial(
-            lib.shim_command,
-            handle,
-            b"".join(arguments),
-            ffi.new("size_t[]", [len(argument) for argument in arguments]),
-            len(arguments),
-        )
+        # Not joined: of megabytes, PyPy would take milliseconds to do that.
+        buffers = [ffi.from_buffer(argument) for argument in arguments]
+        pointers = ffi.new("char *[]", buffers)
+        lengths = ffi.new("size_t[]", [len(argument) for argument in arguments])
+
+        def send(may_block: bool) -> int:
+            # The thread that runs this may outlive us, and needs all of them.
+            count = len(buffers)
+            return lib.shim_command(handle, pointers, lengths, count, may_block)
+
         outcome = send(False)
-        if outcome == lib.SHIM_BLOCKS:
+        if outcome == SHIM_BLOCKS:
             outcome = yield from self._in_time(
                 while_moving(handle, partial(send, True), timeout),
                 "sending token: timed out",
@@ -245,7 +250,8 @@ class Connection:
         outcome = lib.shim_output(handle, False)
         if outcome == SHIM_OK:
             return self._token(handle)
-        if outcome in (lib.SHIM_WAIT, lib.SHIM_BLOCKS):
+        if outcome in (SHIM_WAIT, SHIM_BLOCKS):
+            self._missing = outcome
             return None
         raise self._failure(outcome)
 
@@ -268,15 +274,17 @@ class Connection:
         if not lib.shim_hold(handle):
             raise self._failure(lib.SHIM_CLOSED)
         try:
-            while (outcome := lib.shim_output(handle, False)) == lib.SHIM_WAIT:
+            outcome = self._missing
+            while outcome == SHIM_WAIT:
                 if deadline.passed():
                     silence = lib.shim_silence(handle)
                     if not 0 <= silence < timeout:
                         raise RemctlTimeoutError(f"error {stalled}")
                     deadline = Deadline(timeout - silence)
                 ready = Readiness(handle.fd, select.POLLIN, deadline)
-                yield from self._within_reach(wait_for(ready))
-            if outcome == lib.SHIM_BLOCKS:
+                yield from self._wait_once(ready)
+                outcome = lib.shim_output(handle, False)
+            if outcome == SHIM_BLOCKS:
                 read = partial(lib.shim_output, handle, True)
                 outcome = yield from self._in_time(
                     while_moving(handle, read, timeout), stalled
@@ -430,6 +438,17 @@ class Connection:
         if self.closed or outcome == lib.SHIM_CLOSED or self._handle is None:
             return RemctlError("the connection was closed during the call")
         return RemctlError(to_text(self._handle.error))
+
+    def _wait_once(self, wait: Wait) -> Steps[None]:
+        """Do as _within_reach() for a single wait, without steps of its own."""
+        self._wait = wait
+        try:
+            if not self.closed:
+                yield wait
+            if self.closed:
+                raise self._failure(lib.SHIM_CLOSED)
+        finally:
+            self._wait = None
 
     def _within_reach(self, steps: Steps[T]) -> Steps[T]:
         """Pass on what STEPS wait for, where close() can cancel it."""

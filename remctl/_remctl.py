@@ -70,7 +70,7 @@ class Handle:
     def __init__(self) -> None:
         """Start without a connection."""
         self.client: Remctl | None = Remctl()
-        self.error = NO_ERROR
+        self.error: str = NO_ERROR
 
 
 def remctl(

@@ -694,10 +694,10 @@ check_quiet(shim_connection *c)
                        : strerror(errno));
 }
 
-/* Send a command of COUNT arguments, which lie one after the other in DATA.
+/* Send a command of COUNT arguments: DATA and LENGTHS have one entry for each.
  * BLOCKS, with nothing sent, unless it fits the send buffer or MAY_BLOCK. */
 static int
-shim_command(shim_connection *c, const char *data, const size_t *lengths,
+shim_command(shim_connection *c, char *const *data, const size_t *lengths,
              size_t count, int may_block)
 {
     struct signal_guard guard;
@@ -723,9 +723,8 @@ shim_command(shim_connection *c, const char *data, const size_t *lengths,
         return leave(c, SHIM_NO_MEMORY);
     }
     for (i = 0; i < count; i++) {
-        vector[i].iov_base = (void *) (uintptr_t) data;
+        vector[i].iov_base = data[i];
         vector[i].iov_len = lengths[i];
-        data += lengths[i];
     }
     c->idle = false;
     set_nonblocking(c, 0);

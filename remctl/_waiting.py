@@ -119,16 +119,16 @@ class Pause:
 class Work(enum.Enum):
     """What a Call is for, where each kind has a bounded number of threads."""
 
-    LOOKUP = enum.auto()
-    HANDSHAKE = enum.auto()
-    # A handshake that has had a turn, and was silent.
-    RETRY = enum.auto()
-    # A handshake over the user's own socket: it cannot begin anew.
-    TUNNEL = enum.auto()
-    # noop(), and what does not fit the socket's buffers.
-    TRANSFER = enum.auto()
+    LOOKUP = "name service"
+    HANDSHAKE = "handshake"
+    # One that has had a turn, and took too long.
+    RETRY = "handshake again"
+    # One over the user's own socket: it cannot begin anew.
+    TUNNEL = "handshake over a given socket"
+    # What does not fit the socket's buffers, too.
+    TRANSFER = "noop"
     # All of a command: libremctl's own socket cannot be watched.
-    PROTOCOL1 = enum.auto()
+    PROTOCOL1 = "protocol 1"
 
 
 class GaveWayError(TimeoutError):
@@ -231,11 +231,6 @@ class Turn:
 TURN = Turn()
 
 Wait = Union[Readiness, Pause, Turn]
-
-
-def wait_for(wait: Wait) -> Steps[None]:
-    """Wait once."""
-    yield wait
 
 
 def pause(seconds: float) -> Steps[None]:

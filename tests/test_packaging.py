@@ -141,7 +141,7 @@ def test_version_is_the_installed_one() -> None:
 def test_installed_files() -> None:
     """S53: types and the alias are shipped; sources of the extension are not."""
     files = {str(path) for path in DISTRIBUTION.files or []}
-    assert {"_remctl.py", "remctl/py.typed", "remctl/_remctl_cffi.pyi"} <= files
+    assert {"_remctl/py.typed", "remctl/py.typed", "remctl/_remctl_cffi.pyi"} <= files
     assert {"pytest_remctl.py", "remctl/testing/__main__.py"} <= files
     assert not [name for name in files if "shim" in name or "build_remctl" in name]
     assert Path(remctl.__file__).with_name("py.typed").is_file()
@@ -321,7 +321,7 @@ def test_sdist_has_what_the_repository_has(sdist: Path) -> None:
     """The builder, the tests, the scripts and the documents."""
     names = ["build_remctl.py", "setup.py", "CHANGELOG.md", "README.md", "LICENSE"]
     names.append("pytest_remctl.py")
-    for directory in ("remctl", "tests", "scripts", "examples"):
+    for directory in ("_remctl", "remctl", "tests", "scripts", "examples"):
         for path in (ROOT / directory).rglob("*"):
             name = str(path.relative_to(ROOT))
             if path.is_file() and not re.search(r"/\.|__pycache__|\.so$", name):

@@ -12,8 +12,9 @@ from typing import TYPE_CHECKING, Literal, Optional
 from typing_extensions import assert_type
 
 import _remctl
-import remctl
+import remctl.aio
 from remctl.backend import Backend, Caller
+from remctl.testing import Command, FakeRemctl, Realm, Server
 
 if TYPE_CHECKING:
     import os
@@ -61,6 +62,35 @@ def many_commands(sock: socket.socket) -> None:
     client.opened = True  # type: ignore[misc]
     answer = client.command(["a"])  # type: ignore[func-returns-value]
     assert_type(answer, None)
+
+
+async def with_asyncio() -> None:
+    result = await remctl.aio.remctl("host", command=["a"], timeout=1)
+    assert_type(result, remctl.RemctlSimpleResult)
+    async with remctl.aio.Remctl("host") as client:
+        assert_type(client, remctl.aio.Remctl)
+        assert_type(await client.run(["a"]), remctl.RemctlSimpleResult)
+        assert_type(await client.output(), remctl.RemctlOutput)
+        assert_type(await client.noop(), bool)
+        async for token in client:
+            assert_type(token, remctl.RemctlOutput)
+        assert_type(client.opened, bool)
+    len(remctl.aio.remctl("host", command=["a"]))  # type: ignore[arg-type]
+
+
+def for_tests(fake: FakeRemctl) -> None:
+    with Realm() as realm, realm.server({"test hello": "echo hello"}) as server:
+        assert_type(realm, Realm)
+        assert_type(realm.env, dict[str, str])
+        assert_type(server, Server)
+        assert_type(server.port, int)
+        assert_type(realm.kinit("alice"), str)
+        realm.server({"test hello": Command("cat", stdin="last", acl=["ANYUSER"])})
+        realm.server({"test": 7})  # type: ignore[dict-item]
+    client: remctl.Remctl = fake("host")
+    assert_type(client.run(["a"]), remctl.RemctlSimpleResult)
+    assert_type(fake.commands, list[list[bytes]])
+    FakeRemctl([remctl.RemctlTimeoutError("late"), [remctl.RemctlOutput("done")]])
 
 
 def failures(failure: Exception) -> None:

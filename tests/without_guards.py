@@ -25,15 +25,17 @@ if TYPE_CHECKING:
 
 HERE = Path(__file__).parent
 SOURCES = ["pyproject.toml", "setup.py", "build_remctl.py", "README.md", "LICENSE"]
+SOURCES.append("pytest_remctl.py")
 
 
 def build(removal: Removal, directory: Path) -> Path:
     """Return where the package is, without the guard."""
     source, target = directory / "source", directory / "target"
     source.mkdir()
-    for name in [*SOURCES, "_remctl.py"]:
+    for name in SOURCES:
         shutil.copy(HERE.parent / name, source)
-    shutil.copytree(HERE.parent / "remctl", source / "remctl")
+    for name in ("_remctl", "remctl"):
+        shutil.copytree(HERE.parent / name, source / name)
     file = source / "remctl" / removal.file
     text = file.read_text(encoding="utf-8")
     for old, new in removal.replacements.items():

@@ -39,7 +39,7 @@ class Command:
         """Check the declaration: see Group.command()."""
         self.function = function
         self.hidden = hidden
-        self.description = function.__doc__ or ""
+        self.description: str = function.__doc__ or ""
         self._signature = Signature(function, {stdin} if stdin else set())
         known = self._signature.all()
         for name, pattern in args_match.items():
@@ -55,10 +55,10 @@ class Command:
             self.parser = Parser(options)
         self._check_options()
         self._set_counts(args_min, args_max)
-        self.syntax = self._described() if syntax is None else syntax
+        self.syntax: str = self._described() if syntax is None else syntax
         if summary is None:
             summary = self.description.strip().partition("\n\n")[0]
-        self.summary = " ".join(summary.split())
+        self.summary: str = " ".join(summary.split())
 
     def run(self, arguments: list[bytes]) -> int:
         """Check ARGUMENTS, call the function with them, and return the status."""
@@ -132,8 +132,8 @@ class Command:
         most = None
         if signature.rest is None:
             most = len(signature.positional) + len(signature.keywords)
-        self.args_min = least if args_min is None else args_min
-        self.args_max = most if args_max is None else args_max
+        self.args_min: int = least if args_min is None else args_min
+        self.args_max: int | None = most if args_max is None else args_max
         wrong = self.args_min < least
         if self.args_max is not None:
             wrong |= self.args_min > self.args_max

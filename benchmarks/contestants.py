@@ -1,0 +1,66 @@
+# SPDX-License-Identifier: MIT
+"""Who is compared, and how each one's client program is started."""
+
+from __future__ import annotations
+
+import subprocess
+from dataclasses import dataclass
+from pathlib import Path
+
+from servers import PYTHON
+
+ROOT = Path(__file__).parent.parent
+CLIENTS = Path(__file__).parent / "clients"
+VENV = ROOT / ".venv"
+C_CLIENT = VENV / "benchmarks" / "client"
+
+
+@dataclass(frozen=True)
+class Contestant:
+    """A client program.
+
+    ``delayed``: each small command waits for a delayed acknowledgement, of 40 ms.
+    ``compiles``: it is faster after some turns.
+    """
+
+    key: str
+    title: str
+    command: tuple[str, ...]
+    delayed: bool = False
+    compiles: bool = False
+
+
+def python(interpreter: str | Path, client: str) -> tuple[str, ...]:
+    """Return the command line of a client in Python."""
+    return str(interpreter), str(CLIENTS / client)
+
+
+CPYTHON = VENV / "python3" / "bin" / "python"
+PYPY = VENV / "pypy3" / "bin" / "python"
+
+CONTESTANTS = [
+    Contestant("own", "C, own socket", (str(C_CLIENT), "own")),
+    Contestant("sync", "remctl-cffi", python(CPYTHON, "sync.py")),
+    Contestant("aio", "remctl-cffi, asyncio", python(CPYTHON, "aio.py")),
+    Contestant("pypy", "remctl-cffi, PyPy", python(PYPY, "sync.py"), compiles=True),
+    Contestant(
+        "pypy_aio", "remctl-cffi, PyPy, asyncio", python(PYPY, "aio.py"), compiles=True
+    ),
+    Contestant("open", "C, remctl_open()", (str(C_CLIENT), "open"), delayed=True),
+    Contestant("pyremctl", "pyremctl", python(PYTHON, "pyremctl.py"), delayed=True),
+    Contestant(
+        "perl",
+        "Net::Remctl",
+        ("perl", str(CLIENTS / "net_remctl.pl")),
+        delayed=True,
+    ),
+]
+TITLES = {contestant.key: contestant.title for contestant in CONTESTANTS}
+
+
+def compile_client() -> None:
+    """Compile the C client."""
+    C_CLIENT.parent.mkdir(parents=True, exist_ok=True)
+    source = CLIENTS / "client.c"
+    flags = ["-O2", "-Wall", "-Wextra", "-Werror", "-pthread"]
+    subprocess.run(["cc", *flags, "-o", C_CLIENT, source, "-lremctl"], check=True)

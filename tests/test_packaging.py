@@ -321,7 +321,14 @@ def test_sdist_has_what_the_repository_has(sdist: Path) -> None:
     """The builder, the tests, the scripts and the documents."""
     names = ["build_remctl.py", "setup.py", "CHANGELOG.md", "README.md", "LICENSE"]
     names.append("pytest_remctl.py")
-    for directory in ("_remctl", "remctl", "tests", "scripts", "examples"):
+    for directory in (
+        "_remctl",
+        "remctl",
+        "tests",
+        "scripts",
+        "examples",
+        "benchmarks",
+    ):
         for path in (ROOT / directory).rglob("*"):
             name = str(path.relative_to(ROOT))
             if path.is_file() and not re.search(r"/\.|__pycache__|\.so$", name):

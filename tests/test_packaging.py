@@ -320,7 +320,7 @@ def test_every_c_constant_is_offered() -> None:
 def test_sdist_has_what_the_repository_has(sdist: Path) -> None:
     """The builder, the tests, the scripts and the documents."""
     names = ["build_remctl.py", "setup.py", "CHANGELOG.md", "README.md", "LICENSE"]
-    names.append("pytest_remctl.py")
+    names += ["pytest_remctl.py", "CONTRIBUTING.md", "SECURITY.md"]
     for directory in (
         "_remctl",
         "remctl",

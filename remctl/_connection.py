@@ -440,9 +440,11 @@ class Connection:
         return RemctlError(to_text(self._handle.error))
 
     def _wait_once(self, wait: Wait) -> Steps[None]:
-        """Do as _within_reach() for a single wait, without steps of its own."""
+        """Wait once, where close() can cancel it."""
         self._wait = wait
         try:
+            # Looked at after the wait is in close()'s sight, and again
+            # after the wait: none of the two can miss the other.
             if not self.closed:
                 yield wait
             if self.closed:
@@ -458,15 +460,8 @@ class Connection:
                     wait = next(steps)
                 except StopIteration as stop:
                     return stop.value  # type: ignore[no-any-return]  # the steps' T
-                self._wait = wait
-                # Looked at after the wait is in close()'s sight, and again
-                # after the wait: none of the two can miss the other.
-                if not self.closed:
-                    yield wait
-                if self.closed:
-                    raise self._failure(lib.SHIM_CLOSED)
+                yield from self._wait_once(wait)
         finally:
-            self._wait = None
             steps.close()
 
     def _in_time(self, steps: Steps[T], stalled: str) -> Steps[T]:

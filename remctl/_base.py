@@ -10,14 +10,12 @@ from remctl import _arguments
 from remctl._connection import Connection
 from remctl._exceptions import RemctlError, RemctlNotOpenedError
 from remctl._ffi import unsupported_ccache
-from remctl._results import Reply
 
 if TYPE_CHECKING:
     import socket
     from collections.abc import Iterable
 
     from remctl._arguments import Server
-    from remctl._results import RemctlOutput, RemctlSimpleResult
     from remctl._waiting import Steps
 
 NO_ERROR = "no error"
@@ -244,17 +242,6 @@ class RemctlBase:
         if connection is None or connection.closed:
             raise RemctlNotOpenedError(NOT_OPENED)
         return connection
-
-    def _output(self) -> Steps[RemctlOutput]:
-        return (yield from self._readable_connection().output(self._timeout))
-
-    def _run(self, arguments: list[bytes]) -> Steps[RemctlSimpleResult]:
-        yield from self._command(arguments, must_finish=True)
-        reply = Reply()
-        while True:
-            result = reply.add((yield from self._output()))
-            if result is not None:
-                return result
 
     def _noop(self) -> Steps[bool]:
         return (yield from self._opened_connection().noop(self._timeout))

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Callable, TypeVar
 from remctl import _arguments
 from remctl._base import NO_ERROR, RemctlBase, check_call
 from remctl._exceptions import RemctlError, RemctlProtocolError
+from remctl._results import Reply
 from remctl._waiting import block
 
 if TYPE_CHECKING:
@@ -217,7 +218,8 @@ class Remctl(RemctlBase):
         """
         self._check_process()
         self._opened_connection()
-        return self._drive(self._run(_arguments.command(command)))
+        arguments = _arguments.command(command)
+        return self._exclusively(lambda: self._run(arguments))
 
     def noop(self) -> bool:
         """Keep the connection alive by exchanging NOOP messages with the server.
@@ -277,6 +279,14 @@ class Remctl(RemctlBase):
         if token is not None:
             return token
         return block(connection.output_later(self._timeout))
+
+    def _run(self, arguments: list[bytes]) -> RemctlSimpleResult:
+        block(self._command(arguments, must_finish=True))
+        reply = Reply()
+        while True:
+            result = reply.add(self._next_token())
+            if result is not None:
+                return result
 
     def _drive(self, steps: Steps[T]) -> T:
         return self._exclusively(lambda: block(steps))

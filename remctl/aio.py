@@ -45,6 +45,7 @@ from remctl import _arguments
 from remctl._asyncio import drive
 from remctl._base import NO_ERROR, RemctlBase, check_call
 from remctl._exceptions import RemctlError, RemctlProtocolError
+from remctl._results import Reply
 
 if TYPE_CHECKING:
     import socket
@@ -204,6 +205,17 @@ class Remctl(RemctlBase):
         super()._start_anew()
         self._loop = None
         self._lock: asyncio.Lock | None = None
+
+    def _output(self) -> Steps[RemctlOutput]:
+        return (yield from self._readable_connection().output(self._timeout))
+
+    def _run(self, arguments: list[bytes]) -> Steps[RemctlSimpleResult]:
+        yield from self._command(arguments, must_finish=True)
+        reply = Reply()
+        while True:
+            result = reply.add((yield from self._output()))
+            if result is not None:
+                return result
 
     async def _exclusively(
         self, function: Callable[..., Steps[T]], *arguments: object

@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: MIT
 r"""The pytest plugin: a realm and real servers for tests of what uses remctl.
 
+A test asks for them by their names::
+
     def test_hello(remctl_server):
         server = remctl_server({"test hello": "echo hello"})
         result = remctl.remctl(server.host, server.port, command=["test", "hello"])
@@ -13,7 +15,7 @@ back itself (monkeypatch.setenv).
 
 remctl_server starts servers in that realm: it is called as Realm.server() is, and
 returns a running remctl.testing.Server, which ends with the test.  A server for many
-tests is a fixture of one's own:
+tests is a fixture of one's own::
 
     @pytest.fixture(scope="session")
     def server(remctl_realm):

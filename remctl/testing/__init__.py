@@ -2,7 +2,7 @@
 """For tests of what uses remctl: a throwaway realm, a real remctld, or neither.
 
 Realm is a Kerberos realm with a KDC of its own, and Realm.server() a real remctld in
-it, whose commands are given in Python.  Both are context managers:
+it, whose commands are given in Python.  Both are context managers::
 
     with Realm() as realm, realm.applied():
         with realm.server({"test hello": "echo hello"}) as server:

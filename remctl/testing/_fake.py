@@ -116,7 +116,7 @@ class FakeRemctl(Scripted, Remctl):
 
     Code that is given a Remctl is given a FakeRemctl, on which the test has called
     open().  Code that makes its own is given one in place of the class, as calling a
-    FakeRemctl does what calling remctl.Remctl does, and returns the FakeRemctl:
+    FakeRemctl does what calling remctl.Remctl does, and returns the FakeRemctl::
 
         fake = FakeRemctl([RemctlSimpleResult(b"hello\n", None, 0)])
         monkeypatch.setattr(remctl, "Remctl", fake)

@@ -25,9 +25,9 @@ if TYPE_CHECKING:
 
 
 def resolve(
-    host: str, port: int, source_ip: str | None, timeout: float
+    server: Server, source_ip: str | None, timeout: float
 ) -> Steps[list[Address]]:
-    """Return the addresses, with port 0, at which HOST can be reached from SOURCE_IP.
+    """Return SERVER's addresses, with port 0, that can be reached from SOURCE_IP.
 
     TIMEOUT seconds bound the name service.  Raises RemctlError.
     """
@@ -36,8 +36,8 @@ def resolve(
         try:
             family = source_family(source_ip)
         except ValueError as error:
-            raise RemctlError(f"{cannot_connect(host, port)}: {error}") from None
-    found = yield from look_up(host, timeout)
+            raise RemctlError(f"{cannot_connect(server)}: {error}") from None
+    found = yield from look_up(server.host, timeout)
     return [entry for entry in found if family in (None, entry[0])]
 
 
@@ -56,7 +56,7 @@ def connect(
     first's error when both fail.  TIMEOUT seconds bound each address's connect.
     Raises RemctlError.
     """
-    host, port, _ = server
+    port = server.port
     errors = []
     for number in (port,) if port else (lib.REMCTL_PORT, lib.REMCTL_PORT_OLD):
         try:
@@ -65,12 +65,12 @@ def connect(
             errors.append(error)
         else:
             return number
-    raise failure(cannot_connect(host, port), errors[0])
+    raise failure(cannot_connect(server), errors[0])
 
 
-def cannot_connect(host: str, port: int) -> str:
+def cannot_connect(server: Server) -> str:
     """Return the text for it; port 0 is the registered one."""
-    return f"cannot connect to {host} (port {port or lib.REMCTL_PORT})"
+    return f"cannot connect to {server.host} (port {server.port or lib.REMCTL_PORT})"
 
 
 def look_up(host: str, timeout: float) -> Steps[list[Address]]:

@@ -325,9 +325,8 @@ class Connection:
             if sock is None:
                 source = self._source_ip
                 if self._addresses is None:
-                    host, number, _ = self._server
                     self._addresses = yield from self._within_reach(
-                        resolve(host, number, source, timeout)
+                        resolve(self._server, source, timeout)
                     )
                 port = yield from self._within_reach(
                     connect(self._addresses, self._server, source, timeout, sockets)

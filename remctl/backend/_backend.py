@@ -7,7 +7,7 @@ import os
 import sys
 
 from remctl.backend._command import Command
-from remctl.backend._errors import CommandError, ProgramError
+from remctl.backend._errors import DIED, CommandError, ProgramError
 from remctl.backend._streams import (
     complain,
     log,
@@ -27,8 +27,6 @@ if TYPE_CHECKING:
     from remctl.backend._parameters import Pattern
 
     Function = TypeVar("Function", bound=Callable[..., Optional[int]])
-
-FAILED = 255  # what Perl's die exits with
 
 
 class Group:
@@ -226,4 +224,4 @@ class Backend(Group):
         if self._syslog:
             lines = traceback.format_exception(type(error), error, error.__traceback__)
             log("".join(lines))
-        return FAILED
+        return DIED

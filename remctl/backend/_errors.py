@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: MIT
 """The exceptions that are answers to the client."""
 
+DIED = 255  # the status that Perl's die exits with
+
 
 class CommandError(Exception):
     """A command failed, in a way that its caller is told.
@@ -26,8 +28,8 @@ class RefusedError(CommandError):
     """The command was not run: its arguments are wrong."""
 
     def __init__(self, message: str) -> None:
-        """Keep the message; the status is what Perl's die exits with."""
-        super().__init__(message, 255)
+        """Keep the message."""
+        super().__init__(message, DIED)
 
 
 class ProgramError(RefusedError):

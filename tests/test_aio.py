@@ -17,15 +17,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Callable
 
 import pytest
+from pools import busy, call
 from stages import STAGES, in_use, wait_for_release
 from support import collect, run_python, wait_until
 from twin import Loop, TwinRemctl
 
 import remctl
 import remctl.aio
-from remctl._asyncio import drive
-from remctl._waiting import Deadline, Work, run_in_thread
-from remctl._workers import pools
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -63,16 +61,6 @@ def loop(event_loop_kind: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[Loop
     monkeypatch.setattr(TwinRemctl, "loop", loop, raising=False)
     yield loop
     loop.close()
-
-
-def call(ended: threading.Event, work: Work = Work.HANDSHAKE) -> Any:
-    """Hold a thread until ENDED."""
-    return drive(run_in_thread(ended.wait, work, Deadline(0)))
-
-
-def busy() -> int:
-    """Return how many threads there are in the pools."""
-    return sum(len(pool._threads) for pool in pools.values())
 
 
 # Connections

@@ -15,13 +15,14 @@ from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any, Callable
 
 import pytest
+from pools import busy, call
 from support import wait_until
 
 import remctl
 import remctl.aio
 from remctl import _connect, _connection, _workers
-from remctl._asyncio import drive, until_woken
-from remctl._waiting import Call, Deadline, Work, pause, run_in_thread
+from remctl._asyncio import until_woken
+from remctl._waiting import Call, Deadline, Work, pause
 from remctl._workers import LIMIT, Pool, pools
 
 if TYPE_CHECKING:
@@ -57,18 +58,6 @@ def all_end() -> Iterator[None]:
 def two_threads(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let each kind of work have two threads."""
     monkeypatch.setattr(_workers, "LIMIT", 2)
-
-
-def busy() -> int:
-    """Return how many threads there are in the pools."""
-    return sum(len(pool._threads) for pool in pools.values())
-
-
-def call(
-    ended: threading.Event, work: Work = Work.HANDSHAKE, patience: float = 1e9
-) -> Any:
-    """Hold a thread until ENDED."""
-    return drive(run_in_thread(ended.wait, work, Deadline(0), patience))
 
 
 @contextmanager

@@ -124,7 +124,8 @@ def command(command: Iterable[object]) -> list[bytes]:
     arguments = [argument(item) for item in items]
     if not arguments:
         raise ValueError("command must not be empty")
-    size = wire_size(arguments)
+    # On the wire: the number of arguments, and each one's length.
+    size = 4 + 4 * len(arguments) + sum(map(len, arguments))
     if size > MAX_COMMAND:
         raise ValueError(f"command too large: {size} octets, at most {MAX_COMMAND}")
     return arguments
@@ -144,8 +145,3 @@ def argument(item: object) -> bytes:
         raise TypeError("command must not contain None")
     text = item if isinstance(item, str) else str(item)
     return text.encode("utf-8", "surrogateescape")
-
-
-def wire_size(arguments: list[bytes]) -> int:
-    """Return the length of a command message's count, lengths and arguments."""
-    return 4 + sum(4 + len(item) for item in arguments)

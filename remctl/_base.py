@@ -151,6 +151,7 @@ class RemctlBase:
             connection is not None
             and connection.established
             and connection.usable
+            and self._pid == os.getpid()
             # Else interrupts have kept us from closing it: the next call does.
             and (not connection.broken or self._in_use())
         )
@@ -169,6 +170,7 @@ class RemctlBase:
         Never blocks.
 
         """
+        self._check_process()
         fd = self._opened_connection().fileno()
         if fd < 0:
             raise RemctlNotOpenedError(NOT_OPENED)
@@ -228,14 +230,6 @@ class RemctlBase:
 
     def _new_connection(self, server: Server) -> Connection:
         return Connection(server, self._ccache, self._source_ip)
-
-    def _command(
-        self, arguments: list[bytes], must_finish: bool = False
-    ) -> Steps[None]:
-        connection = self._opened_connection()
-        if not connection.pending:
-            connection.must_finish = must_finish
-        yield from connection.command(arguments, self._timeout)
 
     def _readable_connection(self) -> Connection:
         connection = self._connection

@@ -175,7 +175,8 @@ class Remctl(RemctlBase):
         """
         self._check_process()
         self._opened_connection()
-        self._drive(self._command(_arguments.command(command)))
+        arguments = _arguments.command(command)
+        self._exclusively(lambda: self._command(arguments))
 
     def output(self) -> RemctlOutput:
         """Read the next output token of the current command.
@@ -272,6 +273,11 @@ class Remctl(RemctlBase):
         # of ours could say for certain: a signal may come at any moment.
         self._lock = threading.RLock()
 
+    def _command(self, arguments: list[bytes], must_finish: bool = False) -> None:
+        connection = self._opened_connection()
+        if not connection.command_now(arguments, must_finish):
+            block(connection.command_later(arguments, self._timeout))
+
     def _next_token(self) -> RemctlOutput:
         connection = self._readable_connection()
         # Most often there are more tokens than calls: then without steps.
@@ -281,7 +287,7 @@ class Remctl(RemctlBase):
         return block(connection.output_later(self._timeout))
 
     def _run(self, arguments: list[bytes]) -> RemctlSimpleResult:
-        block(self._command(arguments, must_finish=True))
+        self._command(arguments, must_finish=True)
         reply = Reply()
         while True:
             result = reply.add(self._next_token())

@@ -16,7 +16,6 @@ import time
 from functools import partial
 from typing import TYPE_CHECKING, Callable
 
-from remctl._arguments import wire_size
 from remctl._connect import connect, prepare, resolve
 from remctl._exceptions import RemctlError, RemctlTimeoutError
 from remctl._ffi import ffi, lib, new_connection, to_text
@@ -49,10 +48,6 @@ OUTPUT = lib.REMCTL_OUT_OUTPUT
 DONE = RemctlOutput("done")
 STREAMS = {int(stream): stream for stream in Stream}
 ERROR_CODES = {int(code): code for code in ErrorCode}
-
-# The protocol's largest message less its first four octets: a command that
-# is longer, counted as the arguments' wire_size(), goes in several tokens.
-ONE_TOKEN = 64 * 1024 - 4
 
 # What a server that is too busy to accept a connection, and resets it, is given
 # to recover: seconds at most, before each new try.  remctld's queue has five.
@@ -95,10 +90,11 @@ class Connection:
         self._pid = os.getpid()
         self.closed = False
         self._out_of_step = False
-        self._many_tokens = False
         # Whether the last token was there without waiting, and else why not.
         self._rushing = False
         self._missing = SHIM_WAIT
+        # Whether a command was sent a moment ago: there cannot be an answer yet.
+        self._just_sent = False
         # Owns the C memory, which goes with the last reference: a helper
         # thread that is inside C has one, too.
         self._handle: ShimConnection | None = None
@@ -119,7 +115,7 @@ class Connection:
     @property
     def usable(self) -> bool:
         """Whether another command may be sent, as far as is known without I/O."""
-        return not (self.closed or self._out_of_step) and self._pid == os.getpid()
+        return not (self.closed or self._out_of_step)
 
     def fileno(self) -> int:
         """Return our descriptor, -1 where there is none."""
@@ -210,34 +206,36 @@ class Connection:
         left = deadline.left()
         return (yield from self._connect(0 if left == math.inf else max(left, 0.001)))
 
-    def command(self, arguments: list[bytes], timeout: float) -> Steps[None]:
-        """Send a command (remctl_commandv)."""
+    def command_now(self, arguments: list[bytes], must_finish: bool) -> bool:
+        """Send a command (remctl_commandv); False if that takes waiting."""
         self._check_no_reply_pending()
         self._check_identity()
+        self.must_finish = must_finish
         self.in_flight = True
+        if self._protocol1_port is not None:
+            return False
+        outcome = send(self._open_handle(), arguments, False)
+        if outcome == SHIM_BLOCKS:
+            return False
+        self._sent(outcome)
+        self._just_sent = True
+        return True
+
+    def command_later(self, arguments: list[bytes], timeout: float) -> Steps[None]:
+        """Send the command that command_now() has not sent."""
         if self._protocol1_port is None:
             handle = self._open_handle()
         else:
             handle = yield from self._open_protocol1(self._protocol1_port, timeout)
-        # Not joined: of megabytes, PyPy would take milliseconds to do that.
-        buffers = [ffi.from_buffer(argument) for argument in arguments]
-        pointers = ffi.new("char *[]", buffers)
-        lengths = ffi.new("size_t[]", [len(argument) for argument in arguments])
+        outcome = yield from self._in_time(
+            while_moving(handle, partial(send, handle, arguments, True), timeout),
+            "sending token: timed out",
+        )
+        self._sent(outcome)
 
-        def send(may_block: bool) -> int:
-            # The thread that runs this may outlive us, and needs all of them.
-            count = len(buffers)
-            return lib.shim_command(handle, pointers, lengths, count, may_block)
-
-        outcome = send(False)
-        if outcome == SHIM_BLOCKS:
-            outcome = yield from self._in_time(
-                while_moving(handle, partial(send, True), timeout),
-                "sending token: timed out",
-            )
+    def _sent(self, outcome: int) -> None:
         if outcome != SHIM_OK:
             raise self._failure(outcome)
-        self._many_tokens = wire_size(arguments) > ONE_TOKEN
         self.pending = True
         self.in_flight = False
 
@@ -246,6 +244,10 @@ class Connection:
         if not self.pending:
             return DONE
         self.in_flight = True
+        if self._just_sent:
+            self._just_sent = False
+            self._missing = SHIM_WAIT
+            return None
         handle = self._open_handle()
         outcome = lib.shim_output(handle, False)
         if outcome == SHIM_OK:
@@ -281,8 +283,12 @@ class Connection:
                     if not 0 <= silence < timeout:
                         raise RemctlTimeoutError(f"error {stalled}")
                     deadline = Deadline(timeout - silence)
-                ready = Readiness(handle.fd, select.POLLIN, deadline)
-                yield from self._wait_once(ready)
+                self._wait = Readiness(handle.fd, select.POLLIN, deadline)
+                # As in _within_reach().
+                if not self.closed:
+                    yield self._wait
+                if self.closed:
+                    raise self._failure(lib.SHIM_CLOSED)
                 outcome = lib.shim_output(handle, False)
             if outcome == SHIM_BLOCKS:
                 read = partial(lib.shim_output, handle, True)
@@ -293,6 +299,7 @@ class Connection:
                 raise self._failure(outcome)
             return self._token(handle)
         finally:
+            self._wait = None
             lib.shim_release(handle)
 
     def noop(self, timeout: float) -> Steps[bool]:
@@ -423,7 +430,7 @@ class Connection:
                 code = handle.code
                 token = RemctlOutput("error", data, error=ERROR_CODES.get(code, code))
                 # The server may have an error for each token of the command.
-                self._out_of_step = self._many_tokens
+                self._out_of_step = bool(handle.many_tokens)
             self.pending = False
             if self._out_of_step or self._protocol1_port is not None:
                 self._drop_handle()
@@ -438,19 +445,6 @@ class Connection:
             return RemctlError("the connection was closed during the call")
         return RemctlError(to_text(self._handle.error))
 
-    def _wait_once(self, wait: Wait) -> Steps[None]:
-        """Wait once, where close() can cancel it."""
-        self._wait = wait
-        try:
-            # Looked at after the wait is in close()'s sight, and again
-            # after the wait: none of the two can miss the other.
-            if not self.closed:
-                yield wait
-            if self.closed:
-                raise self._failure(lib.SHIM_CLOSED)
-        finally:
-            self._wait = None
-
     def _within_reach(self, steps: Steps[T]) -> Steps[T]:
         """Pass on what STEPS wait for, where close() can cancel it."""
         try:
@@ -459,8 +453,15 @@ class Connection:
                     wait = next(steps)
                 except StopIteration as stop:
                     return stop.value  # type: ignore[no-any-return]  # the steps' T
-                yield from self._wait_once(wait)
+                self._wait = wait
+                # Looked at after the wait is in close()'s sight, and again
+                # after the wait: none of the two can miss the other.
+                if not self.closed:
+                    yield wait
+                if self.closed:
+                    raise self._failure(lib.SHIM_CLOSED)
         finally:
+            self._wait = None
             steps.close()
 
     def _in_time(self, steps: Steps[T], stalled: str) -> Steps[T]:
@@ -471,6 +472,15 @@ class Connection:
             raise RemctlTimeoutError(f"error {stalled} ({error})") from None
         except TimeoutError:
             raise RemctlTimeoutError(f"error {stalled}") from None
+
+
+def send(handle: ShimConnection, arguments: list[bytes], may_block: bool) -> int:
+    """Send a command, in a helper thread where it MAY_BLOCK."""
+    # Not joined: of megabytes, PyPy would take milliseconds to do that.
+    buffers = [ffi.from_buffer(argument) for argument in arguments]
+    pointers = ffi.new("char *[]", buffers)
+    lengths = ffi.new("size_t[]", [len(argument) for argument in arguments])
+    return lib.shim_command(handle, pointers, lengths, len(buffers), may_block)
 
 
 def while_moving(

@@ -12,6 +12,7 @@ class ShimConnection(CData):
     data: CData
     length: int
     error: CData
+    many_tokens: int
     fd: int
 
 _T = TypeVar("_T", bound=CData)

@@ -61,6 +61,10 @@
 #define TOKEN_OVERHEAD 256
 #define TOKEN_MAX_DATA (64 * 1024)
 
+/* What each token of a command has before the number of arguments, or some
+ * part of what follows that. */
+#define COMMAND_HEADER 4
+
 enum shim_outcome {
     SHIM_FAILED,      /* error says why; the connection is finished */
     SHIM_OK,          /* done */
@@ -80,6 +84,7 @@ typedef struct shim_connection {
     char *data;
     size_t length;
     char *error;
+    int many_tokens; /* whether the last command was sent in several */
 
     struct remctl *remctl;
     char *host;      /* libremctl keeps pointers to these two */
@@ -675,6 +680,39 @@ shim_open_protocol1(shim_connection *c, unsigned short port, time_t timeout)
 }
 
 
+/* Tell the kernel when to call the socket readable. */
+static void
+set_mark(shim_connection *c, int mark)
+{
+    if (c->mark != mark
+        && setsockopt(c->fd, SOL_SOCKET, SO_RCVLOWAT, &mark, sizeof(mark))
+               == 0)
+        c->mark = mark;
+}
+
+/* Have the next segment acknowledged at once: the server sends a reply in two
+ * small writes, and its Nagle algorithm waits for the acknowledgement. */
+static void
+quick_ack(const shim_connection *c)
+{
+#ifdef TCP_QUICKACK
+    int on = 1;
+
+    setsockopt(c->fd, IPPROTO_TCP, TCP_QUICKACK, &on, sizeof(on));
+#else
+    (void) c;
+#endif
+}
+
+/* Before a wait for a token, or the rest of one: until OCTETS are there. */
+static void
+expect_token(shim_connection *c, int octets)
+{
+    set_mark(c, octets);
+    quick_ack(c);
+}
+
+
 /* Nothing may have come from the server between a reply and the next
  * command: it would be taken for the next reply. */
 static int
@@ -702,18 +740,18 @@ shim_command(shim_connection *c, char *const *data, const size_t *lengths,
 {
     struct signal_guard guard;
     struct iovec *vector;
-    size_t i, total = 4;
+    size_t i, size = 4, size_on_wire;
     int outcome = SHIM_OK;
 
     for (i = 0; i < count; i++)
-        total += 4 + lengths[i];
-    total += (total / TOKEN_MAX_DATA + 1) * TOKEN_OVERHEAD;
+        size += 4 + lengths[i];
+    size_on_wire = size + (size / TOKEN_MAX_DATA + 1) * TOKEN_OVERHEAD;
     if (!enter(c))
         return SHIM_CLOSED;
     if (c->fd >= 0)
         outcome = check_quiet(c);
     if (outcome == SHIM_OK && !may_block
-        && (c->fd < 0 || !fits_send_buffer(c, total)))
+        && (c->fd < 0 || !fits_send_buffer(c, size_on_wire)))
         outcome = SHIM_BLOCKS;
     if (outcome != SHIM_OK) {
         return leave(c, outcome);
@@ -727,39 +765,18 @@ shim_command(shim_connection *c, char *const *data, const size_t *lengths,
         vector[i].iov_len = lengths[i];
     }
     c->idle = false;
+    c->many_tokens = size > TOKEN_MAX_DATA - COMMAND_HEADER;
     set_nonblocking(c, 0);
     hold_signals(&guard);
     if (!remctl_commandv(c->remctl, vector, count))
         outcome = fail_as_libremctl(c);
+    else if (c->fd >= 0)
+        expect_token(c, TOKEN_HEADER);
     release_signals(&guard);
     free(vector);
     return leave(c, outcome);
 }
 
-
-/* Tell the kernel when to call the socket readable. */
-static void
-set_mark(shim_connection *c, int mark)
-{
-    if (c->mark != mark
-        && setsockopt(c->fd, SOL_SOCKET, SO_RCVLOWAT, &mark, sizeof(mark))
-               == 0)
-        c->mark = mark;
-}
-
-/* Have the next segment acknowledged at once: the server sends a reply in two
- * small writes, and its Nagle algorithm waits for the acknowledgement. */
-static void
-quick_ack(const shim_connection *c)
-{
-#ifdef TCP_QUICKACK
-    int on = 1;
-
-    setsockopt(c->fd, IPPROTO_TCP, TCP_QUICKACK, &on, sizeof(on));
-#else
-    (void) c;
-#endif
-}
 
 /* How many octets must be there before a read cannot block: 0 if enough are,
  * or if there will be no more and libremctl shall find out. */
@@ -803,8 +820,7 @@ token_ready(shim_connection *c)
         if (wanted == wanted_before)
             return SHIM_BLOCKS;
         wanted_before = wanted;
-        set_mark(c, wanted);
-        quick_ack(c);
+        expect_token(c, wanted);
         if (poll(&readable, 1, 0) <= 0)
             return SHIM_WAIT;
         if (readable.revents & ~POLLIN)

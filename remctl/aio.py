@@ -206,6 +206,13 @@ class Remctl(RemctlBase):
         self._loop = None
         self._lock: asyncio.Lock | None = None
 
+    def _command(
+        self, arguments: list[bytes], must_finish: bool = False
+    ) -> Steps[None]:
+        connection = self._opened_connection()
+        if not connection.command_now(arguments, must_finish):
+            yield from connection.command_later(arguments, self._timeout)
+
     def _output(self) -> Steps[RemctlOutput]:
         return (yield from self._readable_connection().output(self._timeout))
 

@@ -426,10 +426,8 @@ HAZARDS: dict[int, Hazard] = {
             Removal(
                 "_connection.py",
                 {
-                    "        self.in_flight = True\n"
-                    "        if self._protocol1_port is None:\n"
-                    "            handle": (
-                        "        if self._protocol1_port is None:\n            handle"
+                    "must_finish = must_finish\n        self.in_flight = True\n": (
+                        "must_finish = must_finish\n"
                     )
                 },
             )
@@ -446,7 +444,8 @@ HAZARDS: dict[int, Hazard] = {
         [
             Removal("_arguments.py", {"    if size > MAX_COMMAND:": "    if False:"}),
             Removal(
-                "_connection.py", {"self._out_of_step = self._many_tokens": "pass"}
+                "_connection.py",
+                {"self._out_of_step = bool(handle.many_tokens)": "pass"},
             ),
         ],
     ),

@@ -157,14 +157,15 @@ class FakeConnection(Connection):
         self.in_flight = False
         yield from ()
 
-    def command(self, arguments: list[bytes], timeout: float) -> Steps[None]:
+    def command_now(self, arguments: list[bytes], must_finish: bool) -> bool:
         """Take the next reply."""
         self._check_no_reply_pending()
+        self.must_finish = must_finish
         self.in_flight = True
         self._tokens = self._script.reply(arguments)
         self.pending = True
         self.in_flight = False
-        yield from ()
+        return True
 
     def output_now(self) -> RemctlOutput:
         """Return the reply's next token, which never takes waiting."""

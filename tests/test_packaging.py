@@ -21,8 +21,10 @@ from support import run_python
 
 import remctl
 import remctl._remctl_cffi
+import remctl.aio
 import remctl.backend
 import remctl.testing
+import remctl.testing.aio
 from remctl import _remctl
 
 ROOT = Path(__file__).parent.parent
@@ -271,9 +273,19 @@ def test_without_the_library(command: list[str], tmp_path: Path) -> None:
     assert re.match("(remctl|ImportError): libremctl.so.9: cannot open shared", last)
 
 
-@pytest.mark.parametrize("module", [remctl, _remctl, remctl.backend, remctl.testing])
+@pytest.mark.parametrize(
+    "module",
+    [
+        remctl,
+        remctl.aio,
+        _remctl,
+        remctl.backend,
+        remctl.testing,
+        remctl.testing.aio,
+    ],
+)
 def test_public_names_have_docstrings(module: ModuleType) -> None:
-    """Functions, classes, their methods and properties."""
+    """Functions, classes, their methods and properties, inherited ones too."""
     described: dict[str, object] = {module.__name__: module}
     for name in module.__all__:
         value = getattr(module, name)
@@ -281,8 +293,10 @@ def test_public_names_have_docstrings(module: ModuleType) -> None:
             described[name] = value
         if inspect.isclass(value):
             described.update(
-                (f"{name}.{member}", attribute)
-                for member, attribute in vars(value).items()
+                (f"{base.__name__}.{member}", attribute)
+                for base in value.__mro__
+                if base.__module__.startswith("remctl")
+                for member, attribute in vars(base).items()
                 if not member.startswith("_")
                 and (inspect.isfunction(attribute) or isinstance(attribute, property))
             )

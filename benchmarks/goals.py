@@ -32,10 +32,14 @@ class Goal(NamedTuple):
     reached: bool
 
 
-def at_most(text: str, value: float, limit: float, unit: str = "") -> Goal:
+def at_most(
+    text: str, value: float, limit: float, unit: str = "", remark: str = ""
+) -> Goal:
     """Return a goal that VALUE must not exceed."""
     return Goal(
-        f"{text}: at most {limit:.3g}{unit}", f"{value:.3g}{unit}", value <= limit
+        f"{text}: at most {limit:.3g}{unit}",
+        f"{value:.3g}{unit}{remark}",
+        value <= limit,
     )
 
 
@@ -47,7 +51,12 @@ def at_least(text: str, value: float, limit: float) -> Goal:
 def judge(results: Results, measures: list[Measure]) -> Iterator[Goal]:
     """Return all goals with what was measured."""
     median, ratio = results.median, results.ratio
-    yield at_most("A small command, of the limit", ratio("command", "sync", "own"), 1.1)
+    yield at_most(
+        "A small command, of the limit",
+        ratio("command", "sync", "own"),
+        1.1,
+        remark=f" ({TITLES['shim']}: {ratio('command', 'shim', 'own'):.3g})",
+    )
     for other in ("pyremctl", "open"):
         yield at_least(
             f"A small command with {TITLES[other]}, of ours",
@@ -55,7 +64,10 @@ def judge(results: Results, measures: list[Measure]) -> Iterator[Goal]:
             25,
         )
     yield at_most(
-        "Connect and small command, of the limit", ratio("one", "sync", "own"), 1.15
+        "Connect and small command, of the limit",
+        ratio("one", "sync", "own"),
+        1.15,
+        remark=f" ({TITLES['threads']}: {ratio('one', 'threads', 'own'):.3g})",
     )
     yield at_least(
         "Connect and small command with pyremctl, of ours",

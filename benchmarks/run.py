@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING
 import machine
 import measures
 from chart import draw
-from contestants import CLIENTS, CONTESTANTS, compile_client
+from contestants import CLIENTS, EVERYONE, compile_client
 from report import render
 from samples import Results
 from servers import Servers, running_servers
@@ -125,7 +125,7 @@ def run_all(
             if measure.once and turn > 0:
                 continue
             began = time.monotonic()
-            for contestant in CONTESTANTS:
+            for contestant in EVERYONE:
                 if contestant.key in measure.contestants:
                     method = count if measure.counted else take
                     figures = method(contestant, measure, servers)

@@ -186,6 +186,6 @@ async def main(given: Arguments) -> None:
 
 
 if arguments().measure == "import":
-    measure_import("remctl.aio", arguments())
+    measure_import("import remctl.aio", arguments())
 else:
     asyncio.run(main(arguments()))

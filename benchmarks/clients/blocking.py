@@ -30,10 +30,10 @@ class Blocking:
     """The measures, by name, of a function and a class."""
 
     def __init__(
-        self, module: str, remctl: Callable[..., Any], client: Callable[..., Any]
+        self, statement: str, remctl: Callable[..., Any], client: Callable[..., Any]
     ) -> None:
-        """Measure the import of MODULE, REMCTL, and the objects that CLIENT makes."""
-        self._module = module
+        """Measure an import STATEMENT, REMCTL, and the objects that CLIENT makes."""
+        self._import = statement
         self._remctl = remctl
         self._client = client
 
@@ -41,7 +41,7 @@ class Blocking:
         """Do what the command line says."""
         given = arguments()
         if given.measure == "import":
-            measure_import(self._module, given)
+            measure_import(self._import, given)
         else:
             getattr(self, given.measure)(given)
 

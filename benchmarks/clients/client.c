@@ -1,8 +1,10 @@
 /* SPDX-License-Identifier: MIT
  *
  * C programs over libremctl: CLIENT HOW MEASURE HOST PORT SIZE TURNS WARM, the rest as in
- * common.py.  HOW is "open", which is remctl_open() and what it brings, or "own", the
- * limit: a socket of our own, with TCP_NODELAY, and TCP_QUICKACK before each wait.
+ * common.py.  HOW is "open", which is remctl_open() and what it brings; "own", the limit:
+ * a socket of our own, with TCP_NODELAY, and TCP_QUICKACK before each wait; or "threads",
+ * the limit for a client that can be interrupted: the same, but the calls that may block
+ * for long, getaddrinfo() and remctl_open_fd(), are made in a thread each.
  */
 
 #define _GNU_SOURCE
@@ -29,7 +31,7 @@ struct connection {
     int fd; /* where the socket is our own */
 };
 
-static bool own;
+static bool own, in_threads;
 static const char *host, *port;
 static size_t size, turns, warm;
 
@@ -126,10 +128,45 @@ status(const char *name)
 
 /* The connection. */
 
+static void *
+look_up(void *found)
+{
+    struct addrinfo hints = {.ai_socktype = SOCK_STREAM};
+
+    if (getaddrinfo(host, port, &hints, found) != 0)
+        fail("getaddrinfo");
+    return NULL;
+}
+
+static void *
+authenticate(void *connection)
+{
+    const struct connection *c = connection;
+
+    if (!remctl_open_fd(c->remctl, host, c->fd, NULL))
+        fail("%s", remctl_error(c->remctl));
+    return NULL;
+}
+
+/* Make a call that may block for long, and wait for its end. */
+static void
+call(void *(*function)(void *), void *argument)
+{
+    pthread_t thread;
+
+    if (!in_threads) {
+        function(argument);
+        return;
+    }
+    if (pthread_create(&thread, NULL, function, argument) != 0)
+        fail("pthread_create");
+    pthread_join(thread, NULL);
+}
+
 static struct connection
 connect_to_server(void)
 {
-    struct addrinfo hints = {.ai_socktype = SOCK_STREAM}, *found, *each;
+    struct addrinfo *found, *each;
     struct connection c = {remctl_new(), -1};
     int on = 1;
 
@@ -138,8 +175,7 @@ connect_to_server(void)
             fail("%s", remctl_error(c.remctl));
         return c;
     }
-    if (getaddrinfo(host, port, &hints, &found) != 0)
-        fail("getaddrinfo");
+    call(look_up, &found);
     for (each = found; each != NULL; each = each->ai_next) {
         c.fd = socket(each->ai_family, each->ai_socktype | SOCK_CLOEXEC, 0);
         if (connect(c.fd, each->ai_addr, each->ai_addrlen) == 0)
@@ -150,8 +186,7 @@ connect_to_server(void)
     if (each == NULL)
         fail("connect");
     setsockopt(c.fd, IPPROTO_TCP, TCP_NODELAY, &on, sizeof(on));
-    if (!remctl_open_fd(c.remctl, host, c.fd, NULL))
-        fail("%s", remctl_error(c.remctl));
+    call(authenticate, &c);
     return c;
 }
 
@@ -466,7 +501,8 @@ main(int argc, char **argv)
 
     if (argc != 8)
         fail("HOW MEASURE HOST PORT SIZE TURNS WARM");
-    own = strcmp(argv[1], "own") == 0;
+    in_threads = strcmp(argv[1], "threads") == 0;
+    own = in_threads || strcmp(argv[1], "own") == 0;
     host = argv[3];
     port = argv[4];
     size = (size_t) atol(argv[5]);

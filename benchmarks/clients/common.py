@@ -29,7 +29,7 @@ def memory():
         return int(file.read().split()[1]) * page
 memory()
 before, start = memory(), time.perf_counter()
-__import__(sys.argv[1])
+exec(sys.argv[1])
 print(time.perf_counter() - start, memory() - before)
 """
 
@@ -82,7 +82,7 @@ class Turns:
     def report(self, units: int = 1, **figures: float) -> None:
         """Print the figures of a turn that consists of UNITS."""
         seconds = statistics.median(self._seconds[self._warm :]) / units
-        cpu = statistics.mean(self._cpu[self._warm :]) / units
+        cpu = statistics.fmean(self._cpu[self._warm :]) / units
         report(seconds=seconds, cpu=cpu, **figures)
 
 
@@ -110,11 +110,11 @@ def expect(expected: object, found: object) -> None:
         sys.exit(f"expected {expected!r:.100}, not {found!r:.100}")
 
 
-def measure_import(module: str, arguments: Arguments) -> None:
-    """Measure the import of MODULE, in new processes of this interpreter."""
+def measure_import(statement: str, arguments: Arguments) -> None:
+    """Measure the import by STATEMENT, in new processes of this interpreter."""
     samples = [
         subprocess.run(
-            [sys.executable, "-c", IMPORT, module],
+            [sys.executable, "-c", IMPORT, statement],
             stdout=subprocess.PIPE,
             check=True,
         ).stdout.split()

@@ -7,4 +7,4 @@ from blocking import Blocking
 
 import remctl
 
-Blocking("remctl", remctl.remctl, remctl.Remctl).main()
+Blocking("from remctl import Remctl", remctl.remctl, remctl.Remctl).main()

@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import re
 from importlib.metadata import version as _version
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pygments.lexers.configs import UnixConfigLexer
@@ -19,7 +18,7 @@ project_copyright = "the remctl-cffi maintainers"
 version = release = _version("remctl-cffi")
 
 extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx.ext.napoleon"]
-myst_enable_extensions = ["colon_fence", "substitution"]
+myst_enable_extensions = ["colon_fence"]
 myst_heading_anchors = 3
 default_role = "literal"  # the docstrings' single backquotes
 lexers["remctl.conf"] = UnixConfigLexer()
@@ -33,19 +32,6 @@ nitpick_ignore_regex = [
     ("py:class", r"(argparse|asyncio|datetime|os|pathlib|re|socket)\..*"),
     ("py:class", r"TracebackType|datetime|Function"),
 ]
-
-# The figures of the last benchmark, where they are.
-CHART = Path(__file__).parent.parent / "benchmarks" / "results.svg"
-myst_substitutions = {"chart": ""}
-if CHART.exists():
-    myst_substitutions["chart"] = """
-```{figure} ../benchmarks/results.svg
-:alt: Bars: the times of this package, of pyremctl, Net::Remctl and programs in C.
-
-How long it takes. The clients, the machine and all figures are described in
-`benchmarks/` of the repository.
-```
-"""
 
 html_theme = "furo"
 html_title = "remctl-cffi"

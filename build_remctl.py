@@ -22,9 +22,10 @@ from cffi import FFI
 HERE = Path(__file__).resolve().parent
 
 MISSING = (
-    "remctl-cffi needs libremctl and a C compiler: install them (Debian and Ubuntu: "
-    "libremctl-dev gcc; Fedora: remctl-devel gcc; Homebrew: remctl), or set "
-    "REMCTL_INCLUDE_DIR and REMCTL_LIB_DIR to where remctl.h and libremctl are."
+    "remctl-cffi needs libremctl, a C compiler and Python's header files: install them "
+    "(Debian and Ubuntu: libremctl-dev gcc python3-dev, or pypy3-dev for PyPy; Fedora: "
+    "remctl-devel gcc python3-devel; Homebrew: remctl), or set REMCTL_INCLUDE_DIR and "
+    "REMCTL_LIB_DIR to where remctl.h and libremctl are."
 )
 
 

@@ -31,8 +31,8 @@ in the package remctl, which comes with its extension, and imports that in fixtu
 
 from __future__ import annotations
 
-from contextlib import ExitStack, contextmanager
-from typing import TYPE_CHECKING, Any, Callable
+from contextlib import ExitStack
+from typing import TYPE_CHECKING, Any, Callable, TypeVar
 
 import pytest
 
@@ -40,6 +40,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from remctl.testing import Realm, Server
+
+T = TypeVar("T")
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -64,8 +66,7 @@ def remctl_realm(pytestconfig: pytest.Config) -> Iterator[Realm]:
     from remctl.testing import Realm  # noqa: PLC0415
 
     with ExitStack() as stack:
-        with _installed(pytestconfig):
-            realm = stack.enter_context(Realm())
+        realm = _start(pytestconfig, lambda: stack.enter_context(Realm()))
         stack.enter_context(realm.applied())
         yield realm
 
@@ -79,20 +80,19 @@ def remctl_server(
 
         def start(*arguments: Any, **options: Any) -> Server:
             server = remctl_realm.server(*arguments, **options)
-            with _installed(pytestconfig):
-                return stack.enter_context(server)
+            return _start(pytestconfig, lambda: stack.enter_context(server))
 
         yield start
 
 
-@contextmanager
-def _installed(config: pytest.Config) -> Iterator[None]:
-    """Fail or skip, as is configured, where something is not installed."""
+def _start(config: pytest.Config, start: Callable[[], T]) -> T:
+    """Call START; fail or skip, as is configured, where something is not installed."""
     from remctl.testing import MissingError  # noqa: PLC0415
 
     try:
-        yield
+        return start()
     except MissingError as error:
-        if config.getini("remctl_missing") == "skip":
-            pytest.skip(str(error))
-        pytest.fail(str(error), pytrace=False)
+        text = str(error)
+    if config.getini("remctl_missing") == "skip":
+        pytest.skip(text)
+    pytest.fail(text, pytrace=False)

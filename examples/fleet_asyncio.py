@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: MIT
 """Run a command on many servers at once, in one thread.
 
+    pip install tqdm
     python fleet_asyncio.py HOST[:PORT],... COMMAND [ARGUMENT ...]
 
 Errors are printed beside results.  Exits with 1 if there was one.

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: MIT
 """Run a command on many servers at once, from many machines.
 
+    pip install tqdm 'dask[distributed]'
     python fleet_dask.py HOST[:PORT],... COMMAND [ARGUMENT ...]
 
 remctl.remctl(), its arguments, results and exceptions pickle: dask's workers need no

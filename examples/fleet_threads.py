@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: MIT
 """Run a command on many servers at once, with the blocking call in threads.
 
+    pip install tqdm
     python fleet_threads.py HOST[:PORT],... COMMAND [ARGUMENT ...]
 
 Errors are printed beside results.  Exits with 1 if there was one.

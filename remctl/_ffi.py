@@ -7,7 +7,15 @@ import os
 from errno import ENOMEM
 from typing import TYPE_CHECKING
 
-from remctl._remctl_cffi import ffi, lib
+try:
+    from remctl._remctl_cffi import ffi, lib
+except ModuleNotFoundError as error:
+    if error.name != "remctl._remctl_cffi":
+        raise
+    raise ImportError(
+        "this is remctl's source, without the compiled extension: install it "
+        "(pip install .), and run Python where it does not find the source"
+    ) from None
 
 if TYPE_CHECKING:
     from remctl._remctl_cffi import CData, ShimConnection

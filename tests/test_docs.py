@@ -305,6 +305,8 @@ def test_shell(block: Block, shell_server: Server, tmp_path: Path) -> None:
         words = line.partition("  #")[0].split()
         if words[:2] == ["apt", "install"]:
             assert set(words[2:]) <= known
+        elif words[0] == "apt":
+            assert words == ["apt", "update"]
         elif words[:3] == ["python3", "-m", "venv"]:
             (directory,) = words[3:]
         elif words[0] == ".":
@@ -315,7 +317,8 @@ def test_shell(block: Block, shell_server: Server, tmp_path: Path) -> None:
             assert 'pip" wheel --no-deps' in setup
             assert words[2:] == ["--no-deps", "."]
         elif words[:2] == ["pip", "install"]:
-            (wanted,) = words[2:]
+            wanted, *others = words[2:]
+            assert set(others) <= {"pytest"}
             match = re.fullmatch(r"'\.\[(\w+)\]'", wanted)
             assert match
             assert match[1] in extras

@@ -151,6 +151,7 @@ def test_missing_is_an_error(project: Callable[..., str], how: str, text: str) -
     output = project(1, {USER.name: USER.read_text(), "conftest.py": how})
     assert text in output
     assert "Traceback" not in output
+    assert "During handling" not in output
     assert "remctl/testing/" not in output
 
 

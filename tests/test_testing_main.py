@@ -141,18 +141,18 @@ def test_until_ctrl_c(
     process = start()
     text = read_until(process, "Ctrl-C ends both servers.\n")
     env = {**os.environ, **environment(text)}
-    (line,) = re.findall(r"^ +(\S+ -c 'import remctl.*)$", text, re.MULTILINE)
-    client = re.findall(r"^ +(remctl -p .*)$", text, re.MULTILINE)
-    assert len(client) == 1
-    result = subprocess.run(
-        ["sh", "-c", line],
-        cwd=tmp_path,
-        env=env,
-        stdout=subprocess.PIPE,
-        text=True,
-        check=True,
-    )
-    assert "Hello, user@KRBTEST.COM. You said: world" in result.stdout
+    lines = re.findall(r"^ +(\S+ -(?:c 'import|m) remctl.*)$", text, re.MULTILINE)
+    assert len(lines) == 2
+    for line in lines:
+        result = subprocess.run(
+            ["sh", "-c", line],
+            cwd=tmp_path,
+            env=env,
+            stdout=subprocess.PIPE,
+            text=True,
+            check=True,
+        )
+        assert "Hello, user@KRBTEST.COM. You said: world" in result.stdout
     os.killpg(process.pid, number)
     stdout, stderr = process.communicate(timeout=60)
     assert process.returncode == 128 + number

@@ -92,7 +92,8 @@ def describe(realm: Realm, server: Server, env: dict[str, str]) -> str:
         exports="\n".join(f"    export {k}={shlex.quote(v)}" for k, v in env.items()),
         commands="\n".join(f"    {k:13}{v}" for k, v in snippets.items()),
         python=shlex.join([sys.executable, "-c", call]),
-        client=f"remctl -p {server.port} {server.host} demo hello world",
+        client=f"{shlex.join([sys.executable, '-m', 'remctl'])} "
+        f"-p {server.port} {server.host} demo hello world",
     )
 
 

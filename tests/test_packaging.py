@@ -273,6 +273,18 @@ def test_without_the_library(command: list[str], tmp_path: Path) -> None:
     assert re.match("(remctl|ImportError): libremctl.so.9: cannot open shared", last)
 
 
+def test_without_the_extension(tmp_path: Path) -> None:
+    """As in a clone: the source, which Python finds first, says what it is."""
+    shutil.copytree(
+        Path(remctl.__file__).parent,
+        tmp_path / "remctl",
+        ignore=shutil.ignore_patterns("*.so", "__pycache__"),
+    )
+    result = run(tmp_path, "-m", "remctl", "a", "b")
+    assert (result.returncode, result.stderr.count("\n")) == (1, 1)
+    assert result.stderr.startswith("remctl: this is remctl's source, without the")
+
+
 @pytest.mark.parametrize(
     "module",
     [

@@ -167,7 +167,7 @@ def main() -> int:
     except (ClientError, StartError) as error:
         print(f"bench: {error}", file=sys.stderr)
         return 1
-    chart.write_text(draw(results), encoding="utf-8")
+    # Both before either is written, as the report says whether anything was changed.
     text = render(
         results,
         chosen,
@@ -175,6 +175,7 @@ def main() -> int:
         machine.describe(),
         chart.name,
     )
+    chart.write_text(draw(results), encoding="utf-8")
     report.write_text(text, encoding="utf-8")
     print(f"{report}\n{chart}")
     return 0

@@ -887,6 +887,9 @@ shim_output(shim_connection *c, int may_block)
         if (outcome == SHIM_OK)
             outcome = read_token(c);
     }
+    /* For those who watch the descriptor, before they ask for the next one. */
+    if (outcome == SHIM_OK && c->fd >= 0)
+        set_mark(c, TOKEN_HEADER);
     return leave(c, outcome);
 }
 

@@ -21,6 +21,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
+    from scripted import ScriptedServer
+
     from remctl.testing import Realm, Server
 
 NOT_OPENED = "no currently open connection"
@@ -824,6 +826,21 @@ def test_fileno_is_what_to_wait_on(client: remctl.Remctl, tmp_path: Path) -> Non
     assert readable(60)
     assert [token.type for token in client] == ["output", "status"]
     assert not readable(0)
+
+
+def test_fileno_after_a_token_in_pieces(
+    scripted: Callable[..., ScriptedServer],
+) -> None:
+    """The mark that waits for the whole of a large token is gone with it."""
+    pieces = ["output", {"size": 9000, "chunk": 4000, "delay": 0.05}]
+    server = scripted(["handshake", "read", pieces, "barrier", "status", "wait_eof"])
+    with remctl.Remctl("localhost", server.port) as client:
+        client.command(["x"])
+        assert len(client.output().output or b"") == 9000
+        server.wait_for("barrier")
+        server.proceed()
+        assert select.select([client], [], [], 60)[0]
+        assert client.output().type == "status"
 
 
 # A socket of the caller's

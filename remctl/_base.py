@@ -151,7 +151,6 @@ class RemctlBase:
             connection is not None
             and connection.established
             and connection.usable
-            and self._pid == os.getpid()
             # Else interrupts have kept us from closing it: the next call does.
             and (not connection.broken or self._in_use())
         )
@@ -170,7 +169,6 @@ class RemctlBase:
         Never blocks.
 
         """
-        self._check_process()
         fd = self._opened_connection().fileno()
         if fd < 0:
             raise RemctlNotOpenedError(NOT_OPENED)

@@ -93,7 +93,7 @@ class Connection:
         # Whether the last token was there without waiting, and else why not.
         self._rushing = False
         self._missing = SHIM_WAIT
-        # Whether a command was sent a moment ago: there cannot be an answer yet.
+        # Whether run() has just sent a command: there cannot be an answer yet.
         self._just_sent = False
         # Owns the C memory, which goes with the last reference: a helper
         # thread that is inside C has one, too.
@@ -115,7 +115,7 @@ class Connection:
     @property
     def usable(self) -> bool:
         """Whether another command may be sent, as far as is known without I/O."""
-        return not (self.closed or self._out_of_step)
+        return not (self.closed or self._out_of_step) and self._pid == os.getpid()
 
     def fileno(self) -> int:
         """Return our descriptor, -1 where there is none."""
@@ -218,7 +218,7 @@ class Connection:
         if outcome == SHIM_BLOCKS:
             return False
         self._sent(outcome)
-        self._just_sent = True
+        self._just_sent = must_finish
         return True
 
     def command_later(self, arguments: list[bytes], timeout: float) -> Steps[None]:
@@ -299,8 +299,8 @@ class Connection:
                 raise self._failure(outcome)
             return self._token(handle)
         finally:
-            self._wait = None
             lib.shim_release(handle)
+            self._wait = None
 
     def noop(self, timeout: float) -> Steps[bool]:
         """Exchange NOOP messages (remctl_noop); False if the server cannot."""

@@ -13,8 +13,8 @@ except ModuleNotFoundError as error:
     if error.name != "remctl._remctl_cffi":
         raise
     raise ImportError(
-        "this is remctl's source, without the compiled extension: install it "
-        "(pip install .), and run Python where it does not find the source"
+        "there is no compiled extension for this Python here, as in remctl's source: "
+        "install it (pip install .), and run Python where it does not find the source"
     ) from None
 
 if TYPE_CHECKING:

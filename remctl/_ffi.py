@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING
 
 try:
     from remctl._remctl_cffi import ffi, lib
-except ModuleNotFoundError as error:
-    if error.name != "remctl._remctl_cffi":
+except ModuleNotFoundError as _error:
+    if _error.name != "remctl._remctl_cffi":
         raise
     raise ImportError(
         "there is no compiled extension for this Python here, as in remctl's source: "

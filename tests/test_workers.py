@@ -55,6 +55,14 @@ def all_end() -> Iterator[None]:
 
 
 @pytest.fixture
+def ended(all_end: None) -> Iterator[threading.Event]:
+    """What ends the calls that hold threads: in a test that fails, too."""
+    ended = threading.Event()
+    yield ended
+    ended.set()
+
+
+@pytest.fixture
 def two_threads(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let each kind of work have two threads."""
     monkeypatch.setattr(_workers, "LIMIT", 2)
@@ -215,7 +223,7 @@ def test_cancelled_protocol1_commands(scripted: Scripted, server: Server) -> Non
 
 
 def test_a_retry_waits_for_a_thread_outside_its_timeout(
-    scripted: Scripted, monkeypatch: pytest.MonkeyPatch
+    scripted: Scripted, monkeypatch: pytest.MonkeyPatch, ended: threading.Event
 ) -> None:
     """And does not ask the name service again."""
     asked = []
@@ -228,7 +236,6 @@ def test_a_retry_waits_for_a_thread_outside_its_timeout(
     monkeypatch.setattr(socket, "getaddrinfo", getaddrinfo)
     monkeypatch.setattr(random, "uniform", lambda _, most: most)
     port = scripted([["handshake", {"stop": ["reset", 0]}]], ["handshake"]).port
-    ended = threading.Event()
     calls = []
 
     def busy_pause(seconds: float) -> Any:
@@ -248,9 +255,8 @@ def test_a_retry_waits_for_a_thread_outside_its_timeout(
     assert asked == [socket.AI_NUMERICHOST, 0]
 
 
-def test_dropping_a_call_takes_no_lock() -> None:
+def test_dropping_a_call_takes_no_lock(ended: threading.Event) -> None:
     """A garbage collection may do it while this thread has the lock."""
-    ended = threading.Event()
     pool = pools[Work.HANDSHAKE]
 
     async def main() -> None:
@@ -268,9 +274,8 @@ def test_dropping_a_call_takes_no_lock() -> None:
     asyncio.run(main())
 
 
-def test_collected_while_another_is_queued() -> None:
+def test_collected_while_another_is_queued(ended: threading.Event) -> None:
     """The same, with the collector itself."""
-    ended = threading.Event()
 
     async def main() -> None:
         holding = begin(LIMIT, ended)
@@ -301,9 +306,8 @@ def test_collected_while_another_is_queued() -> None:
     gc.collect()
 
 
-def test_threads_serve_loops_that_run() -> None:
+def test_threads_serve_loops_that_run(ended: threading.Event) -> None:
     """Calls of a loop that has stopped keep nobody waiting."""
-    ended = threading.Event()
 
     async def stop() -> list[asyncio.Future[Any]]:
         calls = begin(2 * LIMIT, ended)
@@ -322,11 +326,10 @@ def test_threads_serve_loops_that_run() -> None:
 
 
 def test_close_while_a_call_is_queued(
-    scripted: Scripted, monkeypatch: pytest.MonkeyPatch
+    scripted: Scripted, monkeypatch: pytest.MonkeyPatch, ended: threading.Event
 ) -> None:
     """In another thread, in the moment before the task waits for its turn."""
     mute = scripted(MUTE)
-    ended = threading.Event()
     client = remctl.aio.Remctl()
 
     async def main() -> None:
@@ -347,9 +350,8 @@ def test_close_while_a_call_is_queued(
     asyncio.run(main())
 
 
-def test_who_has_ended_does_not_give_way() -> None:
+def test_who_has_ended_does_not_give_way(ended: threading.Event) -> None:
     """The count of those that do is right, whenever a call ends."""
-    ended = threading.Event()
     pool = pools[Work.HANDSHAKE]
 
     async def main() -> None:
@@ -367,9 +369,8 @@ def test_who_has_ended_does_not_give_way() -> None:
     asyncio.run(main())
 
 
-def test_only_as_many_give_way_as_others_wait() -> None:
+def test_only_as_many_give_way_as_others_wait(ended: threading.Event) -> None:
     """One for one; who was dropped does not count."""
-    ended = threading.Event()
     pool = pools[Work.HANDSHAKE]
 
     async def main() -> None:
@@ -380,6 +381,8 @@ def test_only_as_many_give_way_as_others_wait() -> None:
         await asyncio.sleep(1)
         assert not any(call.done() for call in holding)
         waiting = begin(2, ended)
+        while sum(call.done() for call in holding) < 2:  # noqa: ASYNC110
+            await asyncio.sleep(0.1)
         await asyncio.sleep(1)
         assert sum(call.done() for call in holding) == pool._giving_way == 2
         ended.set()
@@ -410,13 +413,12 @@ def test_handshakes_that_had_a_turn_keep_only_each_other(
 
 @pytest.mark.usefixtures("two_threads")
 def test_a_retry_may_reach_another_port(
-    scripted: Scripted, monkeypatch: pytest.MonkeyPatch
+    scripted: Scripted, monkeypatch: pytest.MonkeyPatch, ended: threading.Event
 ) -> None:
     """Where it finds a server of protocol 1, that port is for its commands."""
     reply = ["result1", {"status": 0, "text": "ok"}]
     old = scripted([P1], [P1, "read", "mic", reply])
     mute = socket.create_server((LOOPBACK, 0))
-    ended = threading.Event()
     ports = SimpleNamespace(REMCTL_PORT=mute.getsockname()[1], REMCTL_PORT_OLD=old.port)
     monkeypatch.setattr(_connect, "lib", ports)
 
@@ -456,9 +458,8 @@ def test_stalled_tunnels(server: Server) -> None:
     mute.close()
 
 
-def test_dropped_calls_do_not_pile_up() -> None:
+def test_dropped_calls_do_not_pile_up(ended: threading.Event) -> None:
     """While all threads are held."""
-    ended = threading.Event()
     pool = pools[Work.HANDSHAKE]
 
     async def main() -> None:
@@ -523,9 +524,8 @@ def test_no_thread_to_be_had(server: Server, monkeypatch: pytest.MonkeyPatch) ->
     asyncio.run(main())
 
 
-def test_a_forked_child_has_all_threads_to_itself() -> None:
+def test_a_forked_child_has_all_threads_to_itself(ended: threading.Event) -> None:
     """Whatever the parent's are doing; a call that was queued can be dropped."""
-    ended = threading.Event()
 
     async def main() -> None:
         holding = begin(LIMIT, ended)
@@ -548,9 +548,8 @@ def test_a_forked_child_has_all_threads_to_itself() -> None:
     asyncio.run(main())
 
 
-def test_threads_are_bounded() -> None:
+def test_threads_are_bounded(ended: threading.Event) -> None:
     """For each kind of work by itself."""
-    ended = threading.Event()
 
     async def main() -> None:
         calls = [each for work in Work for each in begin(LIMIT + 5, ended, work)]

@@ -343,6 +343,7 @@ def test_lost_connection_stays_lost(
     assert low.remctl_open(handle, "localhost", server.port) == 1
     assert low.remctl_commandv(handle, [*HELLO, b"again"])
     assert tokens(handle)[0] == ("output", b"again", 1, 0, 0)
+    server.wait_for("accepted", connection=1)
     accepted = [event for event in server.events if event["event"] == "accepted"]
     assert len(accepted) == 2
 

@@ -112,9 +112,8 @@ BOTH_TWINS = {
     "test_timeouts",
 }
 
-# Seconds for which the event loop may be kept from its other tasks.  PyPy's collector
-# and compiler keep it, too.
-BLOCKED = 0.05 if sys.implementation.name == "cpython" else 0.2
+# Seconds for which the event loop may be kept from its other tasks.
+BLOCKED = 0.05
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:

@@ -3,13 +3,12 @@
 
 from __future__ import annotations
 
-import os
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Callable, TypeVar
 
 from remctl import _arguments
 from remctl._connection import Connection
 from remctl._exceptions import RemctlError, RemctlNotOpenedError
-from remctl._ffi import unsupported_ccache
+from remctl._ffi import lib, unsupported_ccache
 
 if TYPE_CHECKING:
     import socket
@@ -17,6 +16,8 @@ if TYPE_CHECKING:
 
     from remctl._arguments import Server
     from remctl._waiting import Steps
+
+T = TypeVar("T")
 
 NO_ERROR = "no error"
 NOT_OPENED = "no currently open connection"
@@ -46,7 +47,7 @@ class RemctlBase:
     ) -> None:
         """Begin with no connection and these settings."""
         self.close()
-        self._start_anew()
+        self._in_process: dict[int, Any] = {}
         self._error = NO_ERROR
         self._timeout = 0.0
         self._ccache: str | None = None
@@ -140,8 +141,7 @@ class RemctlBase:
         After close() it is "no currently open connection".  Wrong arguments
         do not count.  Never blocks.
         """
-        self._check_process()
-        return self._error
+        return NOT_OPENED if self._is_inherited() else self._error
 
     @property
     def opened(self) -> bool:
@@ -178,19 +178,26 @@ class RemctlBase:
         """Refuse to be pickled or copied: a connection cannot be."""
         raise TypeError(f"cannot pickle {type(self).__name__!r} object")
 
-    def _start_anew(self) -> None:
-        """Forget all connections and callers: in a new object or process."""
-        self._connection = None
-        self._pid = os.getpid()
+    def _of_this_process(self, make: Callable[[], T]) -> T:
+        """Return what MAKE has made for the object in this process.
 
-    def _check_process(self) -> None:
-        """In a forked child, let go of the parent's connection and lock."""
-        if self._pid != os.getpid():
-            connection = self._connection
-            self._start_anew()
-            if connection is not None:
-                self._error = NOT_OPENED
-                connection.close()
+        A forked child begins anew: a thread that it does not have may be holding its
+        parent's lock.  All threads of a process get the same.
+        """
+        process = lib.shim_process()
+        if process not in self._in_process:
+            self._in_process.setdefault(process, make())
+        return self._in_process[process]  # type: ignore[no-any-return]
+
+    def _is_inherited(self) -> bool:
+        """Whether the connection is that of a process of which this one is a fork."""
+        connection = self._connection
+        return connection is not None and connection.inherited
+
+    def _drop_inherited(self) -> None:
+        """Let go of the parent's connection, which the caller has for itself."""
+        if self._is_inherited():
+            self.close()
 
     def _opened_connection(self) -> Connection:
         connection = self._connection

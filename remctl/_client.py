@@ -173,7 +173,6 @@ class Remctl(RemctlBase):
         (remctl_commandv; protocol specification, MESSAGE_COMMAND).
 
         """
-        self._check_process()
         self._opened_connection()
         arguments = _arguments.command(command)
         self._exclusively(lambda: self._command(arguments))
@@ -217,7 +216,6 @@ class Remctl(RemctlBase):
         Blocks, without the GIL.
 
         """
-        self._check_process()
         self._opened_connection()
         arguments = _arguments.command(command)
         return self._exclusively(lambda: self._run(arguments))
@@ -267,11 +265,11 @@ class Remctl(RemctlBase):
         """Close the connection."""
         self.close()
 
-    def _start_anew(self) -> None:
-        super()._start_anew()
+    @property
+    def _lock(self) -> threading.RLock:
         # An RLock because it knows whether this thread holds it, which no flag
         # of ours could say for certain: a signal may come at any moment.
-        self._lock = threading.RLock()
+        return self._of_this_process(threading.RLock)
 
     def _command(self, arguments: list[bytes], must_finish: bool = False) -> None:
         connection = self._opened_connection()
@@ -299,14 +297,15 @@ class Remctl(RemctlBase):
 
     def _exclusively(self, function: Callable[[], T]) -> T:
         """Call FUNCTION while no other thread uses the connection."""
-        self._check_process()
-        while self._lock._is_owned():  # type: ignore[attr-defined]  # noqa: SLF001
+        lock = self._lock
+        while lock._is_owned():  # type: ignore[attr-defined]  # noqa: SLF001
             if self._interrupted_call():
                 raise RemctlError("the object is in use by the interrupted call")
             # Left behind: on PyPy and CPython 3.9 an interrupt can come between
             # the end of a with block and the release of its lock.
-            self._lock.release()
-        with self._lock:
+            lock.release()
+        with lock:
+            self._drop_inherited()
             self._drop_broken()  # where a second interrupt kept us from it
             closes = self._closes
             try:

@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 
     Address = tuple[socket.AddressFamily, tuple[Any, ...]]
 
+STDERR_FILENO = 2
+
 
 def resolve(
     server: Server, source_ip: str | None, timeout: float
@@ -102,8 +104,7 @@ def connect_port(
     """Connect to PORT on the first of ADDRESSES that answers, else OSError."""
     last_error = OSError(EAFNOSUPPORT, os.strerror(EAFNOSUPPORT))
     for turn, (family, address) in enumerate(addresses, 1):
-        # In the caller's list at once, so that no interrupt can lose it.
-        sockets.append(socket.socket(family, socket.SOCK_STREAM))
+        add_socket(sockets, family)
         try:
             if source_ip is not None:
                 sockets[-1].bind((source_ip, 0))
@@ -121,6 +122,17 @@ def connect_port(
         else:
             return
     raise last_error
+
+
+def add_socket(sockets: list[socket.socket], family: socket.AddressFamily) -> None:
+    """Make a socket; in the caller's list at once, so that no interrupt can lose it."""
+    sockets.append(socket.socket(family, socket.SOCK_STREAM))
+    # Not in place of a standard descriptor that is closed, as a daemon's are: a C
+    # library's first message would go to the server.
+    while sockets[-1].fileno() <= STDERR_FILENO:
+        sockets.append(sockets[-1].dup())
+    for each in sockets[:-1]:
+        each.close()
 
 
 def connect_socket(

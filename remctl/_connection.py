@@ -36,7 +36,7 @@ if TYPE_CHECKING:
 
     from remctl._arguments import Server
     from remctl._connect import Address
-    from remctl._remctl_cffi import ShimConnection
+    from remctl._remctl_cffi import CData, ShimConnection
     from remctl._waiting import Steps, T, Wait
 
 # Looked up once: each token needs them.
@@ -87,17 +87,20 @@ class Connection:
         self._source_ip = source_ip
         # Looked up once: a retry is not to wait for the name service again.
         self._addresses: list[Address] | None = None
-        self._pid = os.getpid()
+        self._process = lib.shim_process()
         self.closed = False
         self._out_of_step = False
+        # The server may have more to say after an error, also when it is silent.
+        self._in_step = True
         # Whether the last token was there without waiting, and else why not.
         self._rushing = False
         self._missing = SHIM_WAIT
         # Whether run() has just sent a command: there cannot be an answer yet.
         self._just_sent = False
-        # Owns the C memory, which goes with the last reference: a helper
-        # thread that is inside C has one, too.
+        # The C memory, to which a helper thread that is inside C has a reference,
+        # too, and what ends the connection when it is dropped.
         self._handle: ShimConnection | None = None
+        self._owner: CData | None = None
         # What the caller waits for, for close() to cancel.
         self._wait: Wait | None = None
         # With a protocol 1 server: its port, and whose tickets to use.
@@ -115,11 +118,16 @@ class Connection:
     @property
     def usable(self) -> bool:
         """Whether another command may be sent, as far as is known without I/O."""
-        return not (self.closed or self._out_of_step) and self._pid == os.getpid()
+        return not (self.closed or self._out_of_step or self.inherited)
+
+    @property
+    def inherited(self) -> bool:
+        """Whether it is the connection of a process that this one is a fork of."""
+        return bool(self._process != lib.shim_process())
 
     def fileno(self) -> int:
         """Return our descriptor, -1 where there is none."""
-        return -1 if self._handle is None else self._handle.fd
+        return -1 if self._handle is None else lib.shim_fileno(self._handle)
 
     def close(self) -> None:
         """End the connection, from any thread, without blocking.
@@ -128,7 +136,7 @@ class Connection:
         """
         self.closed = True
         wait, handle = self._wait, self._handle
-        if wait is not None and self._pid == os.getpid():
+        if wait is not None and not self.inherited:
             wait.cancel()
         if handle is not None:
             lib.shim_close(handle)
@@ -212,7 +220,7 @@ class Connection:
         self._check_identity()
         self.must_finish = must_finish
         self.in_flight = True
-        if self._protocol1_port is not None:
+        if self._protocol1_port is not None or not self._in_step:
             return False
         outcome = send(self._open_handle(), arguments, False)
         if outcome == SHIM_BLOCKS:
@@ -223,6 +231,8 @@ class Connection:
 
     def command_later(self, arguments: list[bytes], timeout: float) -> Steps[None]:
         """Send the command that command_now() has not sent."""
+        if not self._in_step:
+            yield from self._get_in_step(timeout)
         if self._protocol1_port is None:
             handle = self._open_handle()
         else:
@@ -283,7 +293,7 @@ class Connection:
                     if not 0 <= silence < timeout:
                         raise RemctlTimeoutError(f"error {stalled}")
                     deadline = Deadline(timeout - silence)
-                self._wait = Readiness(handle.fd, select.POLLIN, deadline)
+                self._wait = Readiness(lib.shim_fileno(handle), select.POLLIN, deadline)
                 # As in _within_reach().
                 if not self.closed:
                     yield self._wait
@@ -308,6 +318,11 @@ class Connection:
         if self._protocol1_port is not None:
             return False
         self.in_flight = True
+        answered = yield from self._exchange_noop(timeout)
+        self.in_flight = False
+        return answered
+
+    def _exchange_noop(self, timeout: float) -> Steps[bool]:
         handle = self._open_handle()
         outcome = yield from self._in_time(
             while_moving(handle, partial(lib.shim_noop, handle), timeout),
@@ -315,8 +330,24 @@ class Connection:
         )
         if outcome not in (SHIM_OK, lib.SHIM_UNSUPPORTED):
             raise self._failure(outcome)
-        self.in_flight = False
+        self._in_step = True
         return bool(outcome == SHIM_OK)
+
+    def _get_in_step(self, timeout: float) -> Steps[None]:
+        """See that an error was all that the server had to say to the last command.
+
+        A stock remctld answers some commands with an error and something else.  It
+        handles messages in order: its answer to a NOOP comes after all of that.
+        """
+        try:
+            yield from self._exchange_noop(timeout)
+        except RemctlTimeoutError:
+            raise
+        except RemctlError as error:
+            raise RemctlError(
+                "the command was not sent, as the server did not show that the last "
+                f"error was the end of its reply: {error.value}"
+            ) from None
 
     def _check_no_reply_pending(self) -> None:
         if self.pending:
@@ -348,7 +379,9 @@ class Connection:
     def _new_handle(self, fd: int, ccache: str | None) -> ShimConnection:
         host, _, principal = self._server
         try:
-            self._handle = new_connection(fd, host, principal, ccache, self._source_ip)
+            self._handle, self._owner = new_connection(
+                fd, host, principal, ccache, self._source_ip
+            )
         except OSError as error:
             raise RemctlError(f"cannot connect to {host}: {error.strerror}") from None
         if self.closed:  # by somebody who did not see the handle yet
@@ -364,7 +397,7 @@ class Connection:
     def _drop_handle(self) -> None:
         if self._handle is not None:
             lib.shim_close(self._handle)
-            self._handle = None
+            self._handle = self._owner = None
 
     def _become_protocol1(self, port: int | None) -> None:
         """Serve each command with a connection of its own from now on."""
@@ -431,6 +464,7 @@ class Connection:
                 token = RemctlOutput("error", data, error=ERROR_CODES.get(code, code))
                 # The server may have an error for each token of the command.
                 self._out_of_step = bool(handle.many_tokens)
+                self._in_step = self._protocol1_port is not None
             self.pending = False
             if self._out_of_step or self._protocol1_port is not None:
                 self._drop_handle()
@@ -491,7 +525,7 @@ def while_moving(
     TimeoutError when none has for TIMEOUT seconds, measured to a tenth of it.
     """
     step = timeout and max(timeout / 10, 0.001)
-    if handle.fd < 0:
+    if lib.shim_fileno(handle) < 0:
         call = Call(function, Work.PROTOCOL1, Deadline(step))
     else:
         call = Call(function, Work.TRANSFER, Deadline(step), PATIENCE)

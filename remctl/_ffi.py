@@ -44,24 +44,30 @@ def new_connection(
     principal: str | None,
     ccache: str | None,
     source_ip: str | None,
-) -> ShimConnection:
-    """Return a shim_connection over FD, owned by the garbage collector.
+) -> tuple[ShimConnection, CData]:
+    """Return a shim_connection over FD, and what ends it when it is dropped.
+
+    They are two objects, as a collection ends a connection in a cycle before the
+    finalizers of other objects there have run, and these may still use it: the
+    first is the memory, which stays as long as anybody has it.
 
     Raises MemoryError, or OSError when there is no descriptor to be had.
     """
-    connection = ffi.gc(ffi.new("shim_connection *"), lib.shim_free, CONNECTION_SIZE)
+    connection = ffi.new("shim_connection *")
+    owner = ffi.gc(connection, lib.shim_free, CONNECTION_SIZE)
     if not lib.shim_init(
         connection, fd, to_c(host), to_c(principal), to_c(ccache), to_c(source_ip)
     ):
         if ffi.errno == ENOMEM:
             raise MemoryError
         raise OSError(ffi.errno, os.strerror(ffi.errno))
-    return connection
+    return connection, owner
 
 
 def unsupported_ccache(ccache: str) -> str | None:
     """Return why the GSS-API library cannot use CCACHE, or None if it can."""
-    connection = ffi.gc(ffi.new("shim_connection *"), lib.shim_free)
+    connection = ffi.new("shim_connection *")
+    _owner = ffi.gc(connection, lib.shim_free)
     if lib.shim_init(connection, -1, ffi.NULL, ffi.NULL, to_c(ccache), ffi.NULL):
         return None
     if connection.error == ffi.NULL:

@@ -5,15 +5,16 @@
  *
  * A shim_connection owns all that C has of one connection: the struct remctl,
  * the host and principal strings that libremctl keeps pointers to, the two
- * descriptors, and the text and data that the last call left.  The struct
- * itself is Python's, whose garbage collector calls shim_free() to free what
- * it owns; shim_close() ends the connection before that.
+ * descriptors, and the text and data that the last call left.  The memory of
+ * the struct itself is Python's, and stays as long as anybody there can name
+ * it; shim_free() frees what it owns, and shim_close() ends the connection
+ * before that.
  *
  * Only one thread at a time may call shim_open*, shim_command, shim_output
  * and shim_noop on a connection (Remctl's lock sees to that).  Any thread may
- * call shim_close() at any time: the connection is then shut down at once and
- * freed by whoever leaves it last.  Whatever calls into libremctl does so
- * between begin_call() and end_call().
+ * call the others at any time: shim_close() shuts the connection down at once,
+ * and whoever leaves it last frees it.  Whatever calls into libremctl, or
+ * changes what a connection owns, does so between begin_call() and end_call().
  */
 
 #include <errno.h>
@@ -65,6 +66,19 @@
  * part of what follows that. */
 #define COMMAND_HEADER 4
 
+/* The types of two messages that may come in place of the answer to a NOOP. */
+#define MESSAGE_ERROR   5
+#define MESSAGE_VERSION 6
+#define MESSAGE_NOOP    7
+
+enum protection { UNKNOWN, SIGNED, SEALED };
+
+/* What can be seen of a token before libremctl reads it. */
+struct token_head {
+    unsigned char flags;
+    enum protection protection;
+};
+
 enum shim_outcome {
     SHIM_FAILED,      /* error says why; the connection is finished */
     SHIM_OK,          /* done */
@@ -76,7 +90,7 @@ enum shim_outcome {
 };
 
 typedef struct shim_connection {
-    /* What the last call left. */
+    /* The results of the last call: for the one thread that makes calls. */
     int type; /* enum remctl_output_type */
     int stream;
     int status;
@@ -86,22 +100,35 @@ typedef struct shim_connection {
     char *error;
     int many_tokens; /* whether the last command was sent in several */
 
+    /* The state of the connection: for that thread, and whoever ends it. */
+    bool handed_over; /* library_fd is libremctl's */
+    bool idle;        /* no reply outstanding and nothing failed */
+    bool does_noop;   /* the server has answered a NOOP */
+    int mark;         /* SO_RCVLOWAT as we set it last */
+    struct token_head next_token;
+
+    /* What it owns, until take_belongings().  The descriptor is read by any
+     * thread, which must count as a user as long as it uses the number. */
     struct remctl *remctl;
     char *host;      /* libremctl keeps pointers to these two */
     char *principal; /* for as long as it lives */
-    int fd;          /* ours; -1 where libremctl connects for itself */
+    atomic_int fd;   /* ours; -1 where libremctl connects for itself */
     int library_fd;  /* the duplicate that libremctl owns once opened */
-    bool handed_over;
-    bool idle; /* no reply outstanding and nothing failed */
-    int mark;  /* SO_RCVLOWAT as we set it last */
-    unsigned char flags; /* of the token that comes next */
-    pid_t pid; /* the process that may use it */
+
+    /* Set once, before any other thread sees the connection. */
+    pid_t pid; /* the process that may use it ... */
+    unsigned int generation;
+    dev_t device; /* ... and the socket, by which a descriptor is known */
+    ino_t inode;
+
+    /* Who is here: for all threads. */
     atomic_int users; /* one for being open, one for each call inside */
     atomic_bool closing;
-    atomic_int inside;     /* calls between enter() and leave() */
+    atomic_int inside;     /* calls between step_in() and step_out() */
     atomic_bool finalized; /* the last to leave frees all that is left */
     atomic_bool results_freed;
-    struct shim_connection *previous, *next; /* of those inside libremctl */
+
+    struct shim_connection *previous, *next; /* of CALLS, under its mutex */
 } shim_connection;
 
 
@@ -115,6 +142,10 @@ static struct {
     bool exiting;
     int forks; /* under way */
 } calls = {PTHREAD_MUTEX_INITIALIZER, PTHREAD_COND_INITIALIZER, NULL, false, 0};
+
+/* How many forks lie between the process that loaded us and this one.  A child
+ * in a PID namespace of its own may have its parent's process id. */
+static unsigned int generation;
 
 /* How long a call may hold up the exit: one that is waiting for the KDC cannot
  * be ended, and does no harm asleep. */
@@ -187,7 +218,7 @@ end_calls(void)
     pthread_mutex_lock(&calls.mutex);
     calls.exiting = true;
     for (c = calls.first; c != NULL; c = c->next)
-        if (c->fd >= 0)
+        if (atomic_load(&c->fd) >= 0)
             shutdown(c->fd, SHUT_RDWR);
     pthread_mutex_unlock(&calls.mutex);
     for (i = 0; i < LONGEST_EXIT_MS && calls_left(); i++)
@@ -227,6 +258,7 @@ after_fork_in_child(void)
 {
     const pthread_cond_t none_waiting = PTHREAD_COND_INITIALIZER;
 
+    generation++;
     calls.first = NULL;
     calls.forks = 0;
     calls.forked = none_waiting;
@@ -237,6 +269,20 @@ __attribute__((constructor)) static void
 watch_forks(void)
 {
     pthread_atfork(before_fork, after_fork_in_parent, after_fork_in_child);
+}
+
+
+/* A number that a forked child does not share with its parent. */
+static unsigned long long
+shim_process(void)
+{
+    return (unsigned long long) generation << 32 | (unsigned int) getpid();
+}
+
+static bool
+belongs_to_this_process(const shim_connection *c)
+{
+    return c->generation == generation && c->pid == getpid();
 }
 
 
@@ -321,19 +367,19 @@ drop_data(shim_connection *c)
 /* Whether LENGTH octets more can be written without blocking.  Half of the
  * buffer, since the kernel counts its own overhead as well. */
 static bool
-fits_send_buffer(const shim_connection *c, size_t length)
+fits_send_buffer(int fd, size_t length)
 {
 #ifdef SIOCOUTQ
     int queued, size;
     socklen_t size_length = sizeof(size);
 
-    if (ioctl(c->fd, SIOCOUTQ, &queued) < 0)
+    if (ioctl(fd, SIOCOUTQ, &queued) < 0)
         return false;
-    if (getsockopt(c->fd, SOL_SOCKET, SO_SNDBUF, &size, &size_length) < 0)
+    if (getsockopt(fd, SOL_SOCKET, SO_SNDBUF, &size, &size_length) < 0)
         return false;
     return (size_t) queued + length <= (size_t) size / 2;
 #else
-    (void) c;
+    (void) fd;
     (void) length;
     return false;
 #endif
@@ -346,9 +392,75 @@ free_results(shim_connection *c)
 {
     if (atomic_exchange(&c->results_freed, true))
         return;
+    begin_call(c);
     drop_data(c);
     free(c->error);
     c->error = NULL;
+    end_call(c);
+}
+
+/* What one thread takes out of a connection, to free it. */
+struct belongings {
+    struct remctl *remctl;
+    char *host;
+    char *principal;
+    int fd;
+    int library_fd;
+};
+
+/* Take all at once, under the mutex that a fork and our destructor hold: none
+ * of them meets half of it, and no two threads the same. */
+static struct belongings
+take_belongings(shim_connection *c)
+{
+    struct belongings taken;
+
+    pthread_mutex_lock(&calls.mutex);
+    taken.remctl = c->remctl;
+    taken.host = c->host;
+    taken.principal = c->principal;
+    taken.fd = atomic_load(&c->fd);
+    taken.library_fd = c->library_fd;
+    c->remctl = NULL;
+    c->host = c->principal = NULL;
+    atomic_store(&c->fd, -1);
+    c->library_fd = -1;
+    pthread_mutex_unlock(&calls.mutex);
+    return taken;
+}
+
+/* Whether FD is still the connection's.  A program that turns into a daemon
+ * closes all descriptors, and their numbers become those of its files. */
+static bool
+is_our_socket(const shim_connection *c, int fd)
+{
+    struct stat found;
+
+    return fd >= 0 && fstat(fd, &found) == 0 && found.st_dev == c->device
+           && found.st_ino == c->inode;
+}
+
+/* Let go of a connection without a word to the server.  The struct remctl is
+ * leaked on purpose: remctl_close() would shut the socket down, or whatever has
+ * its number now. */
+static void
+let_go(const shim_connection *c, const struct belongings *taken)
+{
+    free(taken->host);
+    free(taken->principal);
+    if (is_our_socket(c, taken->library_fd))
+        close(taken->library_fd);
+    if (is_our_socket(c, taken->fd))
+        close(taken->fd);
+}
+
+/* In a forked child, by any number of its threads. */
+static void
+forget_connection(shim_connection *c)
+{
+    struct belongings taken = take_belongings(c);
+
+    let_go(c, &taken);
 }
 
 /* Free what the connection holds of libremctl and of the kernel.  Called when
@@ -358,46 +470,32 @@ static void
 end_connection(shim_connection *c)
 {
     struct signal_guard guard;
-    int fd = c->fd;
+    struct belongings taken;
 
-    if (fd >= 0 && !(c->idle && fits_send_buffer(c, TOKEN_OVERHEAD)))
-        shutdown(fd, SHUT_RDWR);
-    hold_signals(&guard);
-    begin_call(c);
-    remctl_close(c->remctl);
-    end_call(c);
-    release_signals(&guard);
-    c->remctl = NULL;
-    free(c->host);
-    free(c->principal);
-    c->host = c->principal = NULL;
-    if (!c->handed_over && c->library_fd >= 0)
-        close(c->library_fd);
-    c->fd = -1; /* first: a child forked now must not close it */
-    if (fd >= 0)
-        close(fd);
-}
-
-/* In a forked child: let go of the parent's connection without a word to the
- * server.  The struct remctl is leaked on purpose, remctl_close() would shut
- * the shared connection down.  libremctl may have closed its descriptor, and
- * the number may be a stranger's by now: close it only if it is the same
- * socket as ours. */
-static void
-forget_connection(shim_connection *c)
-{
-    struct stat ours, theirs;
-
-    free(c->host);
-    free(c->principal);
-    c->host = c->principal = NULL;
-    if (c->fd < 0)
+    if (!belongs_to_this_process(c)) {
+        forget_connection(c);
         return;
-    if (fstat(c->fd, &ours) == 0 && fstat(c->library_fd, &theirs) == 0
-        && ours.st_dev == theirs.st_dev && ours.st_ino == theirs.st_ino)
-        close(c->library_fd);
-    close(c->fd);
-    c->fd = -1;
+    }
+    begin_call(c);
+    taken = take_belongings(c);
+    if (taken.fd >= 0 && !is_our_socket(c, taken.fd)) {
+        let_go(c, &taken);
+        end_call(c);
+        return;
+    }
+    if (taken.fd >= 0
+        && !(c->idle && fits_send_buffer(taken.fd, TOKEN_OVERHEAD)))
+        shutdown(taken.fd, SHUT_RDWR);
+    hold_signals(&guard);
+    remctl_close(taken.remctl);
+    release_signals(&guard);
+    free(taken.host);
+    free(taken.principal);
+    if (!c->handed_over && taken.library_fd >= 0)
+        close(taken.library_fd);
+    if (taken.fd >= 0)
+        close(taken.fd);
+    end_call(c);
 }
 
 
@@ -409,7 +507,7 @@ shim_hold(shim_connection *c)
 {
     int users = atomic_load(&c->users);
 
-    if (c->pid != getpid())
+    if (!belongs_to_this_process(c))
         return 0;
     do {
         if (users <= 0)
@@ -422,43 +520,49 @@ shim_hold(shim_connection *c)
 static void
 shim_release(shim_connection *c)
 {
-    if (atomic_fetch_sub(&c->users, 1) != 1)
-        return;
-    end_connection(c);
-    if (atomic_load(&c->finalized))
-        free_results(c);
+    if (atomic_fetch_sub(&c->users, 1) == 1)
+        end_connection(c);
 }
 
-/* Free what a finalized connection has left, when nobody is inside.  Users may
- * be left over: interrupts make Python forget a shim_release(). */
-static void
-finish(shim_connection *c)
+/* Count as inside no more.  The last one frees what a finalized connection has
+ * left: users may be left over, as interrupts make Python forget to release.
+ * Returns false then. */
+static bool
+step_away(shim_connection *c)
 {
+    if (atomic_fetch_sub(&c->inside, 1) != 1 || !atomic_load(&c->finalized))
+        return true;
     if (atomic_exchange(&c->users, 0) > 0)
         end_connection(c);
     free_results(c);
+    return false;
 }
 
-/* The end of leave(), and of an enter() that came too late. */
+/* Count as inside.  shim_free() leaves the connection to those. */
+static bool
+step_in(shim_connection *c)
+{
+    atomic_fetch_add(&c->inside, 1);
+    if (shim_hold(c))
+        return true;
+    step_away(c);
+    return false;
+}
+
+/* Undo step_in(), and return OUTCOME if its results are still there. */
 static int
 step_out(shim_connection *c, int outcome)
 {
-    if (atomic_fetch_sub(&c->inside, 1) == 1 && atomic_load(&c->finalized)) {
-        finish(c);
-        return SHIM_CLOSED;
-    }
     shim_release(c);
-    return outcome;
+    return step_away(c) ? outcome : SHIM_CLOSED;
 }
 
-/* Enter a call.  The order matters: shim_close() and shim_free() mark first and
- * look for who is inside then, so that one of the two always sees the other. */
+/* Enter a call. */
 static bool
 enter(shim_connection *c)
 {
-    if (!shim_hold(c))
+    if (!step_in(c))
         return false;
-    atomic_fetch_add(&c->inside, 1);
     if (atomic_load(&c->closing)) {
         step_out(c, SHIM_CLOSED);
         return false;
@@ -489,37 +593,43 @@ copy_or_null(const char *text, bool *failed)
     return copy;
 }
 
+/* The standard descriptors may be closed, as a daemon's are.  A connection must
+ * not take their places: a C library's first message would break it. */
+#define FIRST_DESCRIPTOR 3
+
 static int
 duplicate(int fd, bool *failed)
 {
-    int copy = fcntl(fd, F_DUPFD_CLOEXEC, 0);
+    int copy = fcntl(fd, F_DUPFD_CLOEXEC, FIRST_DESCRIPTOR);
 
     if (copy < 0)
         *failed = true;
     return copy;
 }
 
-/* Make a connection out of a connected, blocking socket, which stays the
- * caller's: the connection has two duplicates of it, one for libremctl.  A
- * SOCKET of -1 is for protocol 1.  C is all zero, and has its finalizer, so
- * that no interrupt can come between.  Returns 0, with errno set, when out of
- * memory or descriptors, or with an error when CCACHE cannot be used. */
+/* Make a connection out of a connected socket, which stays the caller's: the
+ * connection has two duplicates of it, one for libremctl.  A SOCKET of -1 is
+ * for protocol 1.  C is all zero, and has its finalizer, so that no interrupt
+ * can come between.  Returns 0, with errno set, when out of memory or
+ * descriptors, or with an error when CCACHE cannot be used. */
 static int
 shim_init(shim_connection *c, int socket, const char *host,
           const char *principal, const char *ccache, const char *source)
 {
+    struct stat found;
     bool failed = false;
 
-    c->fd = -1;
+    atomic_init(&c->fd, -1);
     c->library_fd = -1;
     c->mark = 1;
+    c->generation = generation;
     c->pid = getpid();
     atomic_init(&c->users, 1);
     atomic_init(&c->closing, false);
     errno = ENOMEM;
+    begin_call(c);
     c->host = copy_or_null(host, &failed);
     c->principal = copy_or_null(principal, &failed);
-    begin_call(c);
     c->remctl = remctl_new();
     if (c->remctl == NULL)
         failed = true;
@@ -529,11 +639,17 @@ shim_init(shim_connection *c, int socket, const char *host,
     }
     if (!failed && source != NULL)
         failed = !remctl_set_source_ip(c->remctl, source);
-    end_call(c);
     if (!failed && socket >= 0) {
-        c->fd = duplicate(socket, &failed);
+        atomic_store(&c->fd, duplicate(socket, &failed));
         c->library_fd = duplicate(socket, &failed);
+        if (!failed && fstat(c->fd, &found) < 0)
+            failed = true;
     }
+    if (!failed && socket >= 0) {
+        c->device = found.st_dev;
+        c->inode = found.st_ino;
+    }
+    end_call(c);
     return !failed;
 }
 
@@ -542,15 +658,17 @@ shim_init(shim_connection *c, int socket, const char *host,
 static void
 shim_close(shim_connection *c)
 {
-    if (c->pid != getpid()) {
+    if (!belongs_to_this_process(c)) {
         forget_connection(c);
         return;
     }
-    if (atomic_exchange(&c->closing, true))
-        return;
-    if (atomic_load(&c->users) > 1 && c->fd >= 0)
-        shutdown(c->fd, SHUT_RDWR);
-    shim_release(c);
+    atomic_fetch_add(&c->inside, 1);
+    if (!atomic_exchange(&c->closing, true)) {
+        if (atomic_load(&c->users) > 1 && c->fd >= 0)
+            shutdown(c->fd, SHUT_RDWR);
+        shim_release(c);
+    }
+    step_away(c);
 }
 
 /* The finalizer.  Takes no lock of Python's, never blocks, runs no Python.  In
@@ -561,18 +679,28 @@ shim_free(shim_connection *c)
 {
     if (c->pid == 0)
         return; /* an interrupt has kept shim_init() from being called */
+    if (!belongs_to_this_process(c)) {
+        forget_connection(c);
+        free_results(c);
+        return;
+    }
+    atomic_fetch_add(&c->inside, 1);
     atomic_store(&c->finalized, true);
     shim_close(c);
-    if (c->pid != getpid())
-        free_results(c);
-    else if (atomic_load(&c->inside) == 0)
-        finish(c);
+    step_away(c);
+}
+
+/* Return our descriptor's number, -1 where there is none. */
+static int
+shim_fileno(shim_connection *c)
+{
+    return atomic_load(&c->fd);
 }
 
 /* Called, with 0, before any call that may block: event loops, libuv's for one,
  * make what they watch non-blocking, and libremctl takes that for end of file. */
 static void
-set_nonblocking(const shim_connection *c, int on)
+set_nonblocking(shim_connection *c, int on)
 {
     if (c->fd >= 0)
         ioctl(c->fd, FIONBIO, &on);
@@ -603,6 +731,7 @@ shim_open(shim_connection *c)
 
     if (!enter(c))
         return SHIM_CLOSED;
+    set_nonblocking(c, 0);
     hold_signals(&guard);
     c->handed_over = true;
     if (!remctl_open_fd(c->remctl, c->host, c->library_fd, c->principal))
@@ -619,7 +748,7 @@ shim_open(shim_connection *c)
 
 #ifdef __linux__
 static bool
-get_tcp_info(const shim_connection *c, struct tcp_info *info)
+get_tcp_info(shim_connection *c, struct tcp_info *info)
 {
     socklen_t length = sizeof(*info);
 
@@ -637,18 +766,47 @@ shim_was_reset(shim_connection *c)
     int reset = 0;
 
 #ifdef __linux__
-    if (shim_hold(c)) {
+    if (step_in(c)) {
         struct tcp_info info;
 
         reset = c->fd >= 0 && get_tcp_info(c, &info)
                 && info.tcpi_state == TCP_STATE_CLOSE
                 && info.tcpi_bytes_received == 0;
-        shim_release(c);
+        step_out(c, SHIM_OK);
     }
 #else
     (void) c;
 #endif
     return reset;
+}
+
+/* libremctl's own socket must not take a standard descriptor's place, either:
+ * these are /dev/null where they are closed, while it makes one. */
+static void
+take_standard_descriptors(int taken[FIRST_DESCRIPTOR])
+{
+    int i, fd;
+
+    for (i = 0; i < FIRST_DESCRIPTOR; i++)
+        taken[i] = -1;
+    for (i = 0; i < FIRST_DESCRIPTOR; i++) {
+        fd = open("/dev/null", O_RDWR | O_CLOEXEC);
+        if (fd >= FIRST_DESCRIPTOR)
+            close(fd);
+        if (fd < 0 || fd >= FIRST_DESCRIPTOR)
+            return;
+        taken[i] = fd;
+    }
+}
+
+static void
+leave_standard_descriptors(const int taken[FIRST_DESCRIPTOR])
+{
+    int i;
+
+    for (i = 0; i < FIRST_DESCRIPTOR; i++)
+        if (taken[i] >= 0)
+            close(taken[i]);
 }
 
 /* Connect and authenticate to a protocol 1 server, for one command: only
@@ -661,12 +819,14 @@ shim_open_protocol1(shim_connection *c, unsigned short port, time_t timeout)
 {
     struct signal_guard guard;
     struct rlimit limit;
+    int taken[FIRST_DESCRIPTOR];
     int outcome;
 
     if (!enter(c))
         return SHIM_CLOSED;
     if (getrlimit(RLIMIT_NOFILE, &limit) == 0 && limit.rlim_cur <= FD_SETSIZE)
         remctl_set_timeout(c->remctl, timeout);
+    take_standard_descriptors(taken);
     hold_signals(&guard);
     if (!remctl_open(c->remctl, c->host, port, c->principal))
         outcome = fail_as_libremctl(c);
@@ -676,6 +836,7 @@ shim_open_protocol1(shim_connection *c, unsigned short port, time_t timeout)
     else
         outcome = SHIM_OK;
     release_signals(&guard);
+    leave_standard_descriptors(taken);
     return leave(c, outcome);
 }
 
@@ -693,7 +854,7 @@ set_mark(shim_connection *c, int mark)
 /* Have the next segment acknowledged at once: the server sends a reply in two
  * small writes, and its Nagle algorithm waits for the acknowledgement. */
 static void
-quick_ack(const shim_connection *c)
+quick_ack(shim_connection *c)
 {
 #ifdef TCP_QUICKACK
     int on = 1;
@@ -751,7 +912,7 @@ shim_command(shim_connection *c, char *const *data, const size_t *lengths,
     if (c->fd >= 0)
         outcome = check_quiet(c);
     if (outcome == SHIM_OK && !may_block
-        && (c->fd < 0 || !fits_send_buffer(c, size_on_wire)))
+        && (c->fd < 0 || !fits_send_buffer(c->fd, size_on_wire)))
         outcome = SHIM_BLOCKS;
     if (outcome != SHIM_OK) {
         return leave(c, outcome);
@@ -778,6 +939,27 @@ shim_command(shim_connection *c, char *const *data, const size_t *lengths,
 }
 
 
+/* Whether a token is encrypted, as far as it can be told from its beginning: by
+ * the flags of an RFC 4121 token, or the seal algorithm of an older one (RFC
+ * 1964, RFC 4757), which comes after a DER length and the mechanism. */
+static enum protection
+protection_of(const unsigned char *token, size_t length)
+{
+    size_t i;
+
+    if (length >= 3 && token[0] == 0x05 && token[1] == 0x04)
+        return (token[2] & 0x02) ? SEALED : SIGNED;
+    if (length < 2 || token[0] != 0x60)
+        return UNKNOWN;
+    i = (token[1] < 0x80) ? 2 : 2 + (token[1] & 0x7f);
+    if (length < i + 2 || token[i] != 0x06)
+        return UNKNOWN;
+    i += 2 + token[i + 1];
+    if (length < i + 6 || token[i] != 0x02 || token[i + 1] != 0x01)
+        return UNKNOWN;
+    return (token[i + 4] == 0xff && token[i + 5] == 0xff) ? SIGNED : SEALED;
+}
+
 /* How many octets must be there before a read cannot block: 0 if enough are,
  * or if there will be no more and libremctl shall find out. */
 static int
@@ -788,13 +970,16 @@ octets_wanted(shim_connection *c)
     int available;
     ssize_t n = recv(c->fd, head, sizeof(head), MSG_PEEK | MSG_DONTWAIT);
 
+    c->next_token = (struct token_head){0, UNKNOWN};
     if (n < 0)
         return errno == EAGAIN || errno == EWOULDBLOCK || errno == EINTR;
     if (n == 0)
         return 0;
-    c->flags = head[0];
+    c->next_token.flags = head[0];
     if (n < TOKEN_HEADER)
         return TOKEN_HEADER;
+    c->next_token.protection =
+        protection_of(head + TOKEN_HEADER, (size_t) n - TOKEN_HEADER);
     memcpy(&length, head + 1, sizeof(length));
     length = ntohl(length);
     if (length > TOKEN_MAX_LENGTH || n >= TOKEN_HEADER + (ssize_t) length)
@@ -823,30 +1008,62 @@ token_ready(shim_connection *c)
         expect_token(c, wanted);
         if (poll(&readable, 1, 0) <= 0)
             return SHIM_WAIT;
-        if (readable.revents & ~POLLIN)
+        if (readable.revents & ~POLLIN) {
+            octets_wanted(c); /* more may have come, and no more will */
             return SHIM_OK;
+        }
     }
     return SHIM_OK;
+}
+
+/* See what token comes next, and wait for as much of it as that takes. */
+static void
+await_head(shim_connection *c)
+{
+    unsigned char head[TOKEN_HEADER + 64];
+    const size_t enough[] = {TOKEN_HEADER, sizeof(head)};
+    size_t i;
+
+    /* No more than there is of a token that is shorter than HEAD. */
+    for (i = 0; i < 2; i++) {
+        int wanted = octets_wanted(c);
+        size_t octets = enough[i];
+
+        if (wanted == 0)
+            return;
+        if ((size_t) wanted < octets)
+            octets = (size_t) wanted;
+        recv(c->fd, head, octets, MSG_PEEK | MSG_WAITALL);
+    }
+    octets_wanted(c);
 }
 
 /* A server can make libremctl answer a token with a MIC, as in protocol 1: a
  * write that may block.  No such token is due after a protocol 2 handshake. */
 static bool
-demands_mic(const shim_connection *c)
+demands_mic(struct token_head token)
 {
-    return (c->flags & TOKEN_SEND_MIC) && !(c->flags & TOKEN_PROTOCOL);
+    return (token.flags & TOKEN_SEND_MIC) && !(token.flags & TOKEN_PROTOCOL);
 }
 
+#define NOT_ENCRYPTED "the server has sent a token that is not encrypted"
+
+/* Read the token that octets_wanted() has seen.  libremctl does not tell whether
+ * it was encrypted; one that we cannot tell it of is for libremctl to refuse. */
 static int
 read_token(shim_connection *c)
 {
     struct remctl_output *output;
 
-    if (c->fd >= 0 && demands_mic(c))
+    if (c->fd >= 0 && demands_mic(c->next_token))
         return fail(c, "unexpected token from server");
+    if (c->fd >= 0 && c->next_token.protection == SIGNED)
+        return fail(c, NOT_ENCRYPTED);
     output = remctl_output(c->remctl);
     if (output == NULL)
         return fail_as_libremctl(c);
+    if (c->fd >= 0 && c->next_token.protection == UNKNOWN)
+        return fail(c, NOT_ENCRYPTED);
     c->type = (int) output->type;
     c->stream = output->stream;
     /* libremctl reads the octet through a char, signed on most machines. */
@@ -876,10 +1093,12 @@ shim_output(shim_connection *c, int may_block)
         return SHIM_CLOSED;
     drop_data(c);
     if (may_block) {
-        if (c->fd >= 0)
-            set_mark(c, 1);
         set_nonblocking(c, 0);
         hold_signals(&guard);
+        if (c->fd >= 0) {
+            set_mark(c, 1);
+            await_head(c);
+        }
         outcome = read_token(c);
         release_signals(&guard);
     } else {
@@ -894,38 +1113,60 @@ shim_output(shim_connection *c, int may_block)
 }
 
 
-/* Whether libremctl's last failure was a server that answered a NOOP with
- * VERSION or ERROR, as it should if it is too old: one token as well, so that
- * the connection is still in step.  Only the text tells. */
-static bool
-noop_refused(const shim_connection *c)
+/* Send NOOP, and return the type of the message that comes next: the answer, or
+ * what old servers have in its place.  Each is one token, so that the connection
+ * is in step.  0 for a failure.  Only libremctl's text tells. */
+static int
+exchange_noop(shim_connection *c)
 {
-    return strcmp(c->error, "unexpected message type 5 from server") == 0
-           || strcmp(c->error, "unexpected message type 6 from server") == 0;
+    const char *text;
+
+    if (remctl_noop(c->remctl))
+        return MESSAGE_NOOP;
+    text = remctl_error(c->remctl);
+    if (strcmp(text, "unexpected message type 5 from server") == 0)
+        return MESSAGE_ERROR;
+    if (strcmp(text, "unexpected message type 6 from server") == 0)
+        return MESSAGE_VERSION;
+    fail_as_libremctl(c);
+    return 0;
 }
 
 /* Send NOOP and read the answer.  Blocks: for a helper thread.  UNSUPPORTED:
- * the server is too old, and the connection as good as before. */
+ * the server is too old, and the connection as good as before.
+ *
+ * Servers answer in order, so that this also proves that there is nothing left
+ * of the last reply.  An error token may be left of it, or may be an old server's
+ * answer to NOOP.  Asking again tells: what was left shifts the answers by one. */
 static int
 shim_noop(shim_connection *c)
 {
     struct signal_guard guard;
-    int outcome;
+    int outcome, answer;
 
     if (!enter(c))
         return SHIM_CLOSED;
     outcome = check_quiet(c);
-    if (outcome == SHIM_OK) {
-        set_mark(c, 1);
-        set_nonblocking(c, 0);
-        c->idle = false;
-        hold_signals(&guard);
-        if (!remctl_noop(c->remctl))
-            outcome = fail_as_libremctl(c);
-        release_signals(&guard);
-    }
-    if (outcome == SHIM_FAILED && noop_refused(c))
+    if (outcome != SHIM_OK)
+        return leave(c, outcome);
+    set_mark(c, 1);
+    set_nonblocking(c, 0);
+    c->idle = false;
+    hold_signals(&guard);
+    answer = exchange_noop(c);
+    if (answer == MESSAGE_ERROR) {
+        answer = c->does_noop ? MESSAGE_NOOP : exchange_noop(c);
+        if (answer == MESSAGE_ERROR)
+            outcome = SHIM_UNSUPPORTED;
+        else if (answer != 0)
+            outcome = fail(c, "the server has answered the last command again");
+    } else if (answer == MESSAGE_VERSION)
         outcome = SHIM_UNSUPPORTED;
+    else if (answer == MESSAGE_NOOP)
+        c->does_noop = true;
+    if (answer == 0)
+        outcome = SHIM_FAILED;
+    release_signals(&guard);
     if (outcome == SHIM_OK || outcome == SHIM_UNSUPPORTED)
         c->idle = true;
     return leave(c, outcome);
@@ -941,12 +1182,12 @@ shim_silence(shim_connection *c)
     double silence = -1;
 
 #ifdef __linux__
-    if (shim_hold(c)) {
+    if (step_in(c)) {
         struct tcp_info info;
 
         if (c->fd >= 0 && get_tcp_info(c, &info))
             silence = info.tcpi_last_data_recv / 1000.0;
-        shim_release(c);
+        step_out(c, SHIM_OK);
     }
 #else
     (void) c;
@@ -963,12 +1204,12 @@ shim_progress(shim_connection *c)
     unsigned long long progress = 0;
 
 #ifdef __linux__
-    if (shim_hold(c)) {
+    if (step_in(c)) {
         struct tcp_info info;
 
         if (c->fd >= 0 && get_tcp_info(c, &info))
             progress = info.tcpi_bytes_acked + info.tcpi_bytes_received;
-        shim_release(c);
+        step_out(c, SHIM_OK);
     }
 #else
     (void) c;

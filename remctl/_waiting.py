@@ -15,7 +15,6 @@ import math
 import select
 import threading
 import time
-from contextlib import suppress
 from typing import TYPE_CHECKING, Any, Callable, TypeVar, Union
 
 if TYPE_CHECKING:
@@ -103,8 +102,10 @@ class Pause:
 
     def wake(self) -> None:
         """Wake the caller up, to look what has come."""
-        with suppress(RuntimeError):  # it may have been woken up already
+        try:  # noqa: SIM105 (there may be no memory for a context manager)
             self._wakeup.release()
+        except RuntimeError:
+            pass  # it has been woken up already
         self.notify()
 
     def woken(self) -> bool:
@@ -197,18 +198,21 @@ class Call(Pause):
         """Run the function in this thread, unless it has begun or was dropped."""
         if not self._claim.acquire(blocking=False):
             return False
-        self.moved = time.monotonic()
-        self.begun = True
-        if not self._started:  # else nobody waits for that
-            self.wake()
         try:
+            # All of it: whatever fails here, for want of memory too, the caller
+            # must hear of it.
+            self.moved = time.monotonic()
+            self.begun = True
+            if not self._started:  # else nobody waits for that
+                self.wake()
             self._result = self._function()
         except BaseException as error:  # noqa: BLE001 (the caller raises it)
             self._error = error
-        # What it holds, a connection say, is not to outlive the call with us.
-        del self._function
-        self.finished = True
-        self.wake()
+        finally:
+            # What it holds, a connection say, is not to outlive the call with us.
+            del self._function
+            self.begun = self.finished = True
+            self.wake()
         return True
 
     def result(self) -> Any:

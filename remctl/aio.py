@@ -109,8 +109,6 @@ class Remctl(RemctlBase):
     call then raises RemctlNotOpenedError, and open() opens a new one.
     """
 
-    _loop: asyncio.AbstractEventLoop | None = None
-
     def __init__(
         self,
         host: str | None = None,
@@ -151,7 +149,6 @@ class Remctl(RemctlBase):
 
         As remctl.Remctl.command().
         """
-        self._check_process()
         self._opened_connection()
         await self._exclusively(self._command, _arguments.command(command))
 
@@ -168,7 +165,6 @@ class Remctl(RemctlBase):
         As remctl.Remctl.run().  Tasks that share the object can all call this:
         each gets its own command's result.
         """
-        self._check_process()
         self._opened_connection()
         return await self._exclusively(self._run, _arguments.command(command))
 
@@ -201,11 +197,6 @@ class Remctl(RemctlBase):
         """Close the connection."""
         self.close()
 
-    def _start_anew(self) -> None:
-        super()._start_anew()
-        self._loop = None
-        self._lock: asyncio.Lock | None = None
-
     def _command(
         self, arguments: list[bytes], must_finish: bool = False
     ) -> Steps[None]:
@@ -228,16 +219,17 @@ class Remctl(RemctlBase):
         self, function: Callable[..., Steps[T]], *arguments: object
     ) -> T:
         """Drive FUNCTION's steps while no other task uses the connection."""
-        self._check_process()
+        home = self._home
         lock = self._lock_of_this_loop()
         async with lock:
-            if self._lock is not lock:
+            if home.lock is not lock:
                 raise RuntimeError("another event loop has taken the object over")
+            self._drop_inherited()
             closes = self._closes
             try:
                 result = await drive(function(*arguments))
             except BaseException as error:
-                if self._lock is lock:  # else the connection is another loop's
+                if home.lock is lock:  # else the connection is another loop's
                     if self._closes == closes:
                         self._note(error)
                     self._drop_broken(interrupted=not isinstance(error, RemctlError))
@@ -246,18 +238,32 @@ class Remctl(RemctlBase):
             return result
 
     def _lock_of_this_loop(self) -> asyncio.Lock:
-        loop = asyncio.get_running_loop()
-        if self._lock is None or self._loop is not loop:
+        loop, home = asyncio.get_running_loop(), self._home
+        if home.lock is None or home.loop is not loop:
             if self._in_use():
-                if self._loop is not None and self._loop.is_running():
+                if home.loop is not None and home.loop.is_running():
                     raise RuntimeError("the object is in use in another event loop")
                 self.close()  # its loop was stopped in the middle of a call
-            self._loop, self._lock = loop, asyncio.Lock()
-        return self._lock
+            home.loop, home.lock = loop, asyncio.Lock()
+        return home.lock
 
     def _in_use(self) -> bool:
         """Whether a call on this object is under way."""
-        return self._lock is not None and self._lock.locked()
+        lock = self._home.lock
+        return lock is not None and lock.locked()
+
+    @property
+    def _home(self) -> Home:
+        return self._of_this_process(Home)
+
+
+class Home:
+    """The event loop in which an object was used last, and its lock for calls."""
+
+    def __init__(self) -> None:
+        """Belong to no loop."""
+        self.loop: asyncio.AbstractEventLoop | None = None
+        self.lock: asyncio.Lock | None = None
 
 
 class Tokens:

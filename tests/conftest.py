@@ -105,6 +105,7 @@ BOTH_TWINS = {
     "test_fake",
     "test_hostile",
     "test_identity",
+    "test_in_step",
     "test_lost_connection",
     "test_protocol1",
     "test_simple",

@@ -174,6 +174,15 @@ def replies() -> Iterator[tuple[str, Variant]]:
         (f"bit flip in octet {octet}", [["status", {"bitflip": octet}]], GSSAPI)
         for octet in range(0, 60, 12)
     ]
+    for name, hexadecimal in [
+        ("output", "0203010000000161"),
+        ("status", "020407"),
+        ("error", "020500000001000000016e"),
+        ("message of type 99", "0263"),
+    ]:
+        for how, options in [("", {}), (" octet by octet", {"chunk": 1})]:
+            step = ["message", {"hex": hexadecimal, "encrypt": False, **options}]
+            wrong.append((f"{name} that is only signed{how}", [step], "not encrypted"))
     for name, steps, text in wrong:
         yield f"reply with {name}", lost([*REPLY, *steps, "hang"], "open, run", text, 1)
 
@@ -239,18 +248,24 @@ def noops() -> Iterator[tuple[str, Variant]]:
         ("half a token", [["noop", {"cut": 20}]]),
     ]:
         yield f"noop answered by {name}", stalled([*REPLY, *steps], "open, noop")
-    answers: list[tuple[Any, bool]] = [
-        ("noop", True),
-        (["noop", {"chunk": 1}], True),
-        (["version", {"version": 2}], False),
-        (["error", {"code": 3, "text": "Unknown message"}], False),
+    error = ["error", {"code": 3, "text": "Unknown message"}]
+    answers: list[tuple[list[Any], bool]] = [
+        (["noop"], True),
+        ([["noop", {"chunk": 1}]], True),
+        ([["version", {"version": 2}]], False),
+        # Asked again, as it may be another answer to a command.
+        ([error, "read", error], False),
     ]
-    for step, expected in answers:
-        script = [*REPLY, step, "read", "status"]
+    for steps, expected in answers:
+        script = [*REPLY, *steps, "read", "status"]
         yield (
-            f"noop answered by {step}",
+            f"noop answered by {steps}",
             Variant([script], "open, noop", expected, opened=True),
         )
+    again = "answered the last command again"
+    for step in ("noop", ["version", {"version": 2}]):
+        script = [*REPLY, error, "read", step, "hang"]
+        yield f"noop answered by error and {step}", lost(script, "open, noop", again)
 
 
 def on_stream_2(steps: list[Any]) -> list[Any]:

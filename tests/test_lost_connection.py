@@ -12,19 +12,23 @@ import os
 import select
 import socket
 import struct
+import subprocess
 import termios
 import threading
 from typing import TYPE_CHECKING, Any, Callable
 
 import pytest
+from scripted import ScriptedServers
 from support import commands, wait_until
 
 import remctl
+from remctl.testing import Realm
+from remctl.testing._k5 import K5Realm
 
 if TYPE_CHECKING:
     from scripted import ScriptedServer
 
-    from remctl.testing import Realm, Server
+    from remctl.testing import Server
 
     Scripted = Callable[..., ScriptedServer]
 
@@ -257,11 +261,49 @@ def test_two_empty_outputs(scripted: Scripted, stream: int) -> None:
 
 def test_replies_that_are_not_encrypted(scripted: Scripted) -> None:
     """Hazard 28: libremctl accepts what is only signed, and does not tell."""
-    status = ["message", {"hex": "020407", "encrypt": False}]
-    odd = scripted(["handshake", "read", status, "serve"])
+    output = ["message", {"hex": "0203010000000178", "encrypt": False}]
+    odd = scripted(["handshake", "read", ["output", {"text": "a"}], output, "hang"])
     with remctl.Remctl(HOST, odd.port) as client:
-        assert client.run(["x"]).status == 7
-        assert client.run(["x", "y", "z"]).stdout == b"z"
+        client.command(["x"])
+        assert client.output().output == b"a"
+        with pytest.raises(remctl.RemctlError, match="token that is not encrypted"):
+            client.output()
+        assert not client.opened
+
+
+@pytest.mark.parametrize("encrypt", [True, False])
+@pytest.mark.parametrize("enctype", ["des3-cbc-sha1", "arcfour-hmac"])
+def test_replies_with_an_old_encryption_type(
+    monkeypatch: pytest.MonkeyPatch, enctype: str, encrypt: bool
+) -> None:
+    """Hazard 28: those tokens say in another place whether they are encrypted."""
+    configure = K5Realm._create_conf
+
+    def allow(self: K5Realm, profile: dict[str, Any], filename: str) -> None:
+        libdefaults = profile.setdefault("libdefaults", {})
+        libdefaults.update(dict.fromkeys(["allow_des3", "allow_rc4"], "true"))
+        libdefaults["default_tgs_enctypes"] = enctype
+        libdefaults["default_tkt_enctypes"] = f"{enctype} aes256-cts"
+        configure(self, profile, filename)
+
+    monkeypatch.setattr(K5Realm, "_create_conf", allow)
+    with Realm("OLD.TEST") as old, old.applied():
+        for name in (f"krbtgt/{old.name}", "host/localhost"):
+            attribute = ["session_enctypes", f"aes256-cts {enctype}"]
+            subprocess.run(["kadmin.local", "set_string", name, *attribute], check=True)
+        old.kinit("user")
+        status = ["message", {"hex": "020407", "encrypt": encrypt}]
+        steps = ["handshake", "read", status, "serve"]
+        with ScriptedServers(old.env) as servers, servers.start([steps]) as odd:
+            client = remctl.Remctl(HOST, odd.port)
+            if encrypt:
+                assert client.run(["x"]).status == 7
+            else:
+                with pytest.raises(remctl.RemctlError, match="is not encrypted"):
+                    client.run(["x"])
+            client.close()
+        tickets = subprocess.check_output(["klist", "-e"], text=True)
+        assert tickets.count(f"skey, tkt): DEPRECATED:{enctype}") == 2
 
 
 def test_a_number_that_libremctl_has_closed(scripted: Scripted) -> None:

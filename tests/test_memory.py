@@ -216,6 +216,79 @@ def test_finalizers_may_use_the_object(
     wait_for_release(before)
 
 
+@pytest.mark.parametrize("call", ["close", "output", "noop", "error", "fileno"])
+def test_a_younger_finalizer_uses_what_is_finalized(call: str, server: Server) -> None:
+    """The collector has ended the connection by then, but its memory is still there."""
+    result = run_python(
+        f"""
+        import gc, ssl, sys
+        import remctl
+
+        class Finalizer:
+            def __init__(self, client):
+                self.client = client
+                client.finalizer = self
+
+            def __del__(self):
+                ssl.create_default_context()
+                junk = [bytearray(250) for _ in range(1000)]
+                try:
+                    self.client.{call}()
+                except remctl.RemctlError:
+                    pass
+                self.client.close()
+
+        for _ in range(30):
+            client = remctl.Remctl(*sys.argv[1:])
+            client.command(["test", "hello"])
+            Finalizer(client)
+            del client
+            gc.collect()
+        """,
+        server.host,
+        server.port,
+    )
+    assert (result.stdout, result.stderr, result.returncode) == ("", "", 0)
+
+
+def test_a_task_that_is_collected_with_its_closed_loop(server: Server) -> None:
+    """Its steps end when the collector has ended the connection already."""
+    result = run_python(
+        """
+        import asyncio, gc, ssl, sys
+        import remctl.aio
+
+        async def wait_for_output():
+            client = remctl.aio.Remctl()
+            await client.open(*sys.argv[1:])
+            await client.command(["test", "sleep", 3])
+            ready.set_result(None)
+            await client.output()
+
+        async def main():
+            global ready
+            ready = asyncio.get_running_loop().create_future()
+            task = asyncio.ensure_future(wait_for_output())
+            task.myself = [task]
+            await ready
+            await asyncio.sleep(0)
+
+        for _ in range(10):
+            loop = asyncio.new_event_loop()
+            loop.set_exception_handler(lambda *_: None)
+            loop.run_until_complete(main())
+            loop.close()
+            del loop, ready
+            ssl.create_default_context()
+            gc.collect()
+        """,
+        server.host,
+        server.port,
+        options=("-W", "ignore"),
+    )
+    assert (result.stdout, result.stderr, result.returncode) == ("", "", 0)
+
+
 def test_finalizer_in_the_middle_of_a_call(server: Server) -> None:
     """The collector may run one at any time: RemctlError, not a deadlock."""
     result = run_python(

@@ -212,6 +212,148 @@ assert client.run(["test", "hello"]).status == 0
     check(program, server.host, server.port, tmp_path / "file")
 
 
+def test_threads_of_a_child_that_touch_an_inherited_object(server: Server) -> None:
+    """Each is let go of once, and what one of them opens stays open."""
+    program = (
+        FORK
+        + """
+def touch(number):
+    start.wait()
+    if number == 0:
+        client.open(host, port)
+        assert client.run(["test", "hello"]).stdout == b"hello world\\n"
+    else:
+        for _ in range(20):
+            client.error()
+            client.opened
+        try:
+            client.set_timeout(0)
+            assert client.run(["test", "hello"]).stdout == b"hello world\\n"
+        except remctl.RemctlNotOpenedError:
+            pass
+
+sys.setswitchinterval(1e-6)
+for _ in range(40):
+    client = remctl.Remctl(host, port)
+    child = fork()
+    if child == 0:
+        failed = []
+        threading.excepthook = failed.append
+        start = threading.Barrier(4)
+        threads = [threading.Thread(target=touch, args=(n,)) for n in range(4)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        assert not failed, failed
+        assert client.run(["test", "hello"]).status == 0
+        os._exit(0)
+    wait(child)
+    assert client.noop()
+"""
+    )
+    check(program, server.host, server.port, "")
+
+
+def test_fork_while_a_connection_ends(server: Server) -> None:
+    """What the parent is freeing, the child does not free again."""
+    program = (
+        FORK
+        + """
+def open_again():
+    while not done:
+        client.open(host, port)
+
+done = False
+client = remctl.Remctl(host, port)
+thread = threading.Thread(target=open_again)
+thread.start()
+for _ in range(100):
+    child = fork()
+    if child == 0:
+        client.error()
+        client.close()
+        del client
+        os._exit(0)
+    wait(child)
+done = True
+thread.join()
+assert client.noop()
+"""
+    )
+    check(program, server.host, server.port, "")
+
+
+def test_a_child_that_closes_all_descriptors(server: Server, tmp_path: Path) -> None:
+    """Hazard 47: their numbers are those of its files by then, and stay theirs."""
+    program = (
+        FORK
+        + """
+client = remctl.Remctl(host, port)
+number = client.fileno()
+for use in (lambda: None, client.close, client.error, lambda: client.open(host, port)):
+    child = fork()
+    if child == 0:
+        os.closerange(3, number + 10)
+        files = [os.open(file, os.O_RDWR | os.O_CREAT) for _ in range(number + 5)]
+        assert number in files
+        use()
+        if use == client.open:
+            assert client.noop()
+        del client, use
+        gc.collect()
+        for fd in files:
+            os.fstat(fd)
+        os._exit(0)
+    wait(child)
+    assert client.noop()
+os.closerange(3, number + 10)
+files = [os.open(file, os.O_RDWR | os.O_CREAT) for _ in range(number + 5)]
+client.close()
+for fd in files:
+    os.fstat(fd)
+assert file.read_bytes() == b""
+"""
+    )
+    check(program, server.host, server.port, tmp_path / "file")
+
+
+def test_a_child_with_its_parents_process_id(server: Server) -> None:
+    """Hazard 47: each is the first process of a PID namespace."""
+    program = (
+        FORK
+        + """
+import ctypes
+
+def fork_into_namespace():
+    libc = ctypes.CDLL(None, use_errno=True)
+    # CLONE_NEWPID; who is not root needs CLONE_NEWUSER for that.
+    if libc.unshare(0x20000000 | (0 if os.geteuid() == 0 else 0x10000000)):
+        raise OSError(ctypes.get_errno(), "unshare")
+    return os.fork()
+
+child = fork_into_namespace()
+if child == 0:
+    assert os.getpid() == 1
+    client = remctl.Remctl(host, port)
+    child = fork_into_namespace()
+    if child == 0:
+        assert os.getpid() == 1
+        assert not client.opened
+        refused(client.run, ["test", "hello"])
+        refused(client.noop)
+        client.open(host, port)
+        assert client.run(["test", "hello"]).stdout == b"hello world\\n"
+        os._exit(0)
+    wait(child)
+    assert client.run(["test", "hello"]).stdout == b"hello world\\n"
+    os._exit(0)
+wait(child)
+"""
+    )
+    check(program, server.host, server.port, "")
+
+
 def test_child_of_a_child(server: Server, tmp_path: Path) -> None:
     """A connection belongs to the process that opened it, down the line."""
     program = (
@@ -295,21 +437,53 @@ def test_programs_started_do_not_inherit_the_connection(server: Server) -> None:
         assert inherited() == before
 
 
-def test_programs_without_standard_streams(server: Server, tmp_path: Path) -> None:
-    """Hazard 63: descriptors 0, 1 and 2 serve a connection like any other."""
+def test_programs_without_standard_streams(
+    server: Server, scripted: Start, tmp_path: Path
+) -> None:
+    """Hazard 63: descriptors 0, 1 and 2 are not taken, and messages go nowhere."""
+    old = scripted([["handshake", {"protocol": 1}], "serve"])
     program = """
-import sys, remctl
-host, port, file = sys.argv[1:]
+import os, sys, threading, remctl
+
+def write(fd):
+    try:
+        os.write(fd, b"a message of a C library")
+    except OSError:
+        pass
+
+def taken():
+    return b"%d" % sum(os.path.exists(f"/proc/self/fd/{fd}") for fd in range(3))
+
+def trace(frame, event, argument):
+    # At each step of connecting, and while another thread is inside libremctl.
+    if "remctl" in frame.f_code.co_filename:
+        for fd in range(3):
+            write(fd)
+    return trace
+
+host, port, old, file = sys.argv[1:]
+for name in range(3):  # what Python has opened in their places
+    try:
+        os.close(name)
+    except OSError:
+        pass
+sys.settrace(trace)
 with remctl.Remctl(host, port) as client:
-    result = client.run(["test", "hello"])
-    low = client.fileno() < 3
-open(file, "wb").write(result.stdout if low else b"no")
+    result = client.run(["test", "hello"]).stdout
+    result += taken()
+with remctl.Remctl("127.0.0.1", old, "host/localhost") as client:
+    result += client.run(["test", "echo", "old"]).stdout
+    client.command(["test", "echo", "old"])
+    result += taken()
+sys.settrace(None)
+with open(file, "wb") as stream:
+    stream.write(result)
 """
     file = tmp_path / "result"
     shell = ["sh", "-c", 'exec "$@" <&- >&- 2>&-', "sh", sys.executable, "-c", program]
-    command = [*shell, server.host, str(server.port), str(file)]
+    command = [*shell, server.host, str(server.port), str(old.port), str(file)]
     subprocess.run(command, cwd=tmp_path, check=True)
-    assert file.read_bytes() == b"hello world\n"
+    assert file.read_bytes() == b"hello world\n0old0"
 
 
 # The interpreter's end

@@ -15,7 +15,7 @@ client = remctl.Remctl(given.host, given.port)
 assert client._connection is not None  # noqa: SLF001 (there is no public way)
 handle = client._connection._open_handle()  # noqa: SLF001
 poll = select.poll()
-poll.register(handle.fd, select.POLLIN)
+poll.register(lib.shim_fileno(handle), select.POLLIN)
 buffers = [ffi.from_buffer(argument.encode()) for argument in HELLO]
 pointers = ffi.new("char *[]", buffers)
 lengths = ffi.new("size_t[]", [len(argument) for argument in HELLO])

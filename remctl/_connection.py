@@ -222,17 +222,23 @@ class Connection:
         self.in_flight = True
         if self._protocol1_port is not None or not self._in_step:
             return False
+        return self._send_now(arguments)
+
+    def _send_now(self, arguments: list[bytes]) -> bool:
+        """Send a command; False if that may block."""
         outcome = send(self._open_handle(), arguments, False)
         if outcome == SHIM_BLOCKS:
             return False
         self._sent(outcome)
-        self._just_sent = must_finish
+        self._just_sent = self.must_finish
         return True
 
     def command_later(self, arguments: list[bytes], timeout: float) -> Steps[None]:
         """Send the command that command_now() has not sent."""
         if not self._in_step:
             yield from self._get_in_step(timeout)
+            if self._send_now(arguments):
+                return
         if self._protocol1_port is None:
             handle = self._open_handle()
         else:

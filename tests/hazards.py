@@ -189,7 +189,12 @@ HAZARDS: dict[int, Hazard] = {
         [
             Removal(
                 "_shim.c",
-                {"library_fd = duplicate(socket, &failed);": "library_fd = c->fd;"},
+                {
+                    "library_fd = duplicate(socket, &failed);": "library_fd = c->fd;",
+                    "    if (taken.fd >= 0 && !is_our_socket(c, taken.fd)) {": (
+                        "    if (0) {"
+                    ),
+                },
             )
         ],
     ),

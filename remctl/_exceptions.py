@@ -8,11 +8,14 @@ RemctlError
 └── RemctlStatusError
 
 Wrong arguments raise TypeError or ValueError, as everywhere in Python.
+
+``type(e)(*e.args)`` is an equal exception: pickle, copy and the serialisers of
+task queues make one so.
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from remctl._results import RemctlSimpleResult
@@ -25,18 +28,14 @@ class RemctlError(Exception):
     has one.
     """
 
-    def __init__(self, value: str) -> None:
+    def __init__(self, value: str = "") -> None:
         """Keep the text of the error."""
         super().__init__(value)
         self.value = value
 
     def __str__(self) -> str:
         """Return the text."""
-        return self.value
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        """Pickle by the constructor's arguments, then all attributes."""
-        return type(self), (self.value,), self.__dict__
+        return str(self.value)  # a caller's may be none: better that than an error
 
 
 class RemctlNotOpenedError(RemctlError):
@@ -51,14 +50,12 @@ class RemctlProtocolError(RemctlError):
     that reported the error.
     """
 
-    def __init__(self, value: str, code: int | None = None) -> None:
+    def __init__(self, value: str = "", code: int | None = None) -> None:
         """Keep the text of the error and the server's error code."""
         super().__init__(value)
+        # Not through the constructors: TimeoutError would read an errno there.
+        self.args = value, code
         self.code = code
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        """Pickle by the constructor's arguments, then all attributes."""
-        return type(self), (self.value, self.code), self.__dict__
 
 
 class RemctlTimeoutError(RemctlProtocolError, TimeoutError):
@@ -74,8 +71,9 @@ class RemctlStatusError(RemctlError):
     def __init__(self, result: RemctlSimpleResult) -> None:
         """Keep the result and say its status."""
         super().__init__(f"command exited with status {result.status}")
+        self.args = (result,)
         self.result = result
 
-    def __reduce__(self) -> tuple[Any, ...]:
-        """Pickle by the constructor's arguments, then all attributes."""
-        return type(self), (self.result,), self.__dict__
+    def __repr__(self) -> str:
+        """Return the text only: repr() is logged, and the output may be long."""
+        return f"{type(self).__name__}({self.value!r})"

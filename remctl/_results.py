@@ -10,14 +10,27 @@ from typing import Literal, NamedTuple
 from remctl._exceptions import RemctlProtocolError, RemctlStatusError
 
 
-class Stream(IntEnum):
+class Number(IntEnum):
+    """An int with a name, which other programs see as the int."""
+
+    # As from Python 3.11 on; before, str() is the name.
+    def __str__(self) -> str:
+        """Return the number's digits."""
+        return int.__repr__(self)
+
+    def __format__(self, format_spec: str) -> str:
+        """Format the number."""
+        return int.__format__(self, format_spec)
+
+
+class Stream(Number):
     """The stream that output came on (protocol specification, MESSAGE_OUTPUT)."""
 
     STDOUT = 1
     STDERR = 2
 
 
-class ErrorCode(IntEnum):
+class ErrorCode(Number):
     """The server's error codes (protocol specification, MESSAGE_ERROR).
 
     Servers may send others, which stay plain ints.
@@ -59,9 +72,10 @@ class RemctlSimpleResult:
     speak protocol 1).
     """
 
-    stdout: bytes | None
-    stderr: bytes | None
-    status: int
+    stdout: bytes | None = None
+    stderr: bytes | None = None
+    # None, as in pyremctl, only where a caller makes one and does not say.
+    status: int = None  # type: ignore[assignment]
 
     def check(self) -> RemctlSimpleResult:
         """Return this result, or raise RemctlStatusError if status is not 0."""

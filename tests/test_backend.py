@@ -19,6 +19,7 @@ from hypothesis import strategies as st
 from support import run_python
 
 from remctl.backend import Backend, Caller, CommandError
+from remctl.backend._errors import ProgramError, RefusedError
 
 HELP_TWIN = Path(__file__).with_name("backend_help.pl")
 
@@ -342,6 +343,24 @@ def test_wrong_statuses_of_errors(run: Run, status: int) -> None:
         raise CommandError("failed", status)
 
     assert str(status) in refused(run, declared(f), "f")
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        CommandError("text"),
+        CommandError(message="text", status=7),
+        RefusedError("text"),
+        ProgramError(message="text"),
+    ],
+    ids=repr,
+)
+def test_errors_are_made_of_their_args(error: CommandError) -> None:
+    """Serialisers keep the class and args: that makes an equal one."""
+    for result in (type(error)(*error.args), pickle.loads(pickle.dumps(error))):
+        assert type(result) is type(error)
+        assert vars(result) == vars(error)
+        assert (str(result), result.args) == (str(error), error.args)
 
 
 def test_exit_is_not_caught(run: Run) -> None:

@@ -4,6 +4,10 @@
 from __future__ import annotations
 
 import copy
+import csv
+import io
+import json
+import logging
 import pickle
 from typing import TYPE_CHECKING, Any, Callable
 
@@ -97,13 +101,60 @@ def test_exceptions_can_be_copied(
 def test_exceptions_attributes(
     error: remctl.RemctlError, attributes: dict[str, object]
 ) -> None:
-    """S18: the text is in value, str() and the arguments; the rest is as documented."""
+    """S18: the text is in value and str(); the rest is as documented."""
     assert error.value == str(error)
     assert vars(error) == {"value": error.value, **attributes}
-    if not isinstance(error, remctl.RemctlStatusError):
-        assert error.args == (error.value,)
+    if isinstance(error, remctl.RemctlStatusError):
+        # Not the result, which may be long.
+        assert repr(error) == f"RemctlStatusError({error.value!r})"
+        assert error.args == (error.result,)
+    else:
+        assert error.args == (error.value, *attributes.values())
     if isinstance(error, OSError):
         assert (error.errno, error.strerror, error.filename) == (None, None, None)
+
+
+@exceptions
+def test_exceptions_are_made_of_their_args(
+    error: remctl.RemctlError, attributes: dict[str, object]
+) -> None:
+    """Serialisers of task queues keep the class and args: that makes an equal one."""
+    result = type(error)(*error.args)
+    assert vars(result) == vars(error) == {"value": str(error), **attributes}
+    assert (str(result), repr(result)) == (str(error), repr(error))
+    assert result.args == error.args
+    if isinstance(result, OSError):
+        assert (result.errno, result.strerror, result.filename) == (None, None, None)
+
+
+def test_args_do_not_depend_on_how_an_exception_was_made() -> None:
+    """By name or by position, and in a class that adds an argument."""
+
+    class OfHost(remctl.RemctlTimeoutError):
+        def __init__(self, host: str, value: str, code: int | None = None) -> None:
+            super().__init__(f"{host}: {value}", code)
+
+    assert remctl.RemctlProtocolError("x", code=5).args == ("x", 5)
+    assert remctl.RemctlTimeoutError(value="x").args == ("x", None)
+    assert remctl.RemctlStatusError(result=RESULT).args == (RESULT,)
+    assert OfHost("a", "x", 5).args == ("a: x", 5)
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        remctl.RemctlError,
+        remctl.RemctlNotOpenedError,
+        remctl.RemctlProtocolError,
+        remctl.RemctlTimeoutError,
+    ],
+)
+def test_exceptions_that_a_caller_makes(error: type[remctl.RemctlError]) -> None:
+    """As pyremctl's: of the class alone, for a fake to raise, or of another error."""
+    with pytest.raises(error) as caught:
+        raise error
+    assert caught.value.value == str(caught.value) == ""
+    assert str(error(KeyError("x"))) == "'x'"  # type: ignore[arg-type]
 
 
 def test_hierarchy_of_the_exceptions() -> None:
@@ -165,6 +216,14 @@ def test_results_compare_and_show_their_parts() -> None:
     assert repr(result) == shown
 
 
+def test_results_without_arguments() -> None:
+    """As pyremctl's class, which has none: three attributes to be set."""
+    result = remctl.RemctlSimpleResult()
+    assert vars(result) == {"stdout": None, "stderr": None, "status": None}
+    result.stdout, result.status = b"\xff\0", 7
+    assert result == RESULT
+
+
 def test_tokens_are_of_their_enums(server: Server) -> None:
     """S34, S36, S41: streams and codes equal the ints, and have names."""
     with remctl.Remctl(server.host, server.port) as client:
@@ -199,6 +258,26 @@ def test_enums_are_the_protocols_numbers() -> None:
         for enum in (remctl.Stream, remctl.ErrorCode)
         for number in enum
     )
+
+
+@pytest.mark.parametrize("number", [*remctl.Stream, *remctl.ErrorCode])
+def test_enums_are_written_as_numbers(number: int) -> None:
+    """Other programs get the number on all versions of Python; repr() has the name."""
+    digits = str(int(number))
+    name = type(number).__name__
+    assert [str(number), format(number), f"{number}", f"{number!s}"] == [digits] * 4
+    assert (
+        f"{number:03}|{number:x}|{number:>4}"
+        == f"{int(number):03}|{int(number):x}|{digits:>4}"
+    )
+    file = io.StringIO()
+    csv.writer(file).writerow([number, "x"])
+    print(number, file=file)
+    assert file.getvalue() == f"{digits},x\r\n{digits}\n"
+    assert json.dumps({"code": number}) == f'{{"code": {digits}}}'
+    record = logging.LogRecord("x", 10, "x", 1, "%s %d", (number, number), None)
+    assert record.getMessage() == f"{digits} {digits}"
+    assert repr(number) == f"<{name}.{number.name}: {digits}>"  # type: ignore[attr-defined]
 
 
 @copies

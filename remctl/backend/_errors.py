@@ -30,6 +30,7 @@ class RefusedError(CommandError):
     def __init__(self, message: str) -> None:
         """Keep the message."""
         super().__init__(message, DIED)
+        self.args = (message,)  # what an equal one is made of
 
 
 class ProgramError(RefusedError):

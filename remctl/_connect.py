@@ -142,6 +142,9 @@ def connect_socket(
     # Not sock.connect(): PyPy's cannot stand a signal, and close() in another
     # thread must be able to end the wait.
     sock.setblocking(False)
+    # A peer that has vanished is noticed some day (Linux asks after two hours of
+    # silence), also where there is no time-out, or nobody waits.
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
     code = sock.connect_ex(address)
     if code == EINPROGRESS:
         deadline = Deadline(timeout)

@@ -862,6 +862,24 @@ def test_sock_is_used_and_taken_over(server: Server) -> None:
     assert descriptors() == before
 
 
+def keeps_alive(client: remctl.Remctl) -> bool:
+    """Whether the kernel asks from time to time if CLIENT's peer is there."""
+    with socket.socket(fileno=os.dup(client.fileno())) as copy:
+        return copy.getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE) != 0
+
+
+def test_keepalive(server: Server) -> None:
+    """On the sockets that open() makes; the caller's own stay as they are."""
+    with remctl.Remctl() as client:
+        client.open(server.host, server.port)
+        assert keeps_alive(client)
+        for wanted in (False, True):
+            sock = socket.create_connection(("127.0.0.1", server.port))
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, wanted)
+            client.open("localhost", sock=sock)
+            assert keeps_alive(client) is wanted
+
+
 def test_sock_with_a_principal(server: Server) -> None:
     """open(sock=...): the principal, where host is no name of the server."""
     client = remctl.Remctl()

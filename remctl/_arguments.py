@@ -7,15 +7,20 @@ import ipaddress
 import math
 import operator
 import os
-import re
 import socket
 import sys
+from enum import Enum, Flag
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, NamedTuple, SupportsIndex, Union
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-Port = Union[int, str, SupportsIndex, None]
+Port = Union[int, str, bytes, bytearray, SupportsIndex, None]
+Ccache = Union[str, os.PathLike[str], os.PathLike[bytes]]
+
+# Digits that int() reads by default in Python 3.11; before, any number, and slowly.
+LONGEST_PORT = 4300
 
 # remctld refuses 100 MiB, with an error for each token that it did not want,
 # which would be read as replies to later commands.
@@ -50,6 +55,16 @@ def text(name: str, value: str) -> str:
     return value
 
 
+def cache_name(ccache: Ccache) -> str:
+    """Return the name of a credential cache as C is to see it."""
+    if isinstance(ccache, os.PathLike):
+        # C gets the octets that the path has in the file system.
+        ccache = os.fsencode(ccache).decode("utf-8", "surrogateescape")
+    elif not isinstance(ccache, str):
+        raise TypeError(f"ccache must be a str or a path, not {type(ccache).__name__}")
+    return text("ccache", ccache)
+
+
 def ascii_host(host: str) -> str:
     """Return HOST as name service and Kerberos are both to see it."""
     return host if host.isascii() else host.encode("idna").decode("ascii")
@@ -59,10 +74,13 @@ def port_number(port: Port) -> int:
     """Return the number of PORT, 0 for None."""
     if port is None:
         return 0
-    if isinstance(port, str):
-        if not re.fullmatch("[-+]?[0-9]{1,100}", port):
-            raise TypeError(f"port must be a number: {port!r}")
-        number = int(port)
+    if isinstance(port, (str, bytes, bytearray)):
+        try:
+            if len(port) > LONGEST_PORT:
+                raise ValueError
+            number = int(port)
+        except ValueError:
+            raise TypeError(f"port must be a number: {port!r}") from None
     elif isinstance(port, bool):
         raise TypeError(f"port must be a number: {port!r}")
     else:
@@ -121,7 +139,7 @@ def command(command: Iterable[object]) -> list[bytes]:
         items = iter(command)
     except TypeError:
         raise TypeError("command must be a sequence or iterator") from None
-    arguments = [argument(item) for item in items]
+    arguments = [argument(item, number) for number, item in enumerate(items)]
     if not arguments:
         raise ValueError("command must not be empty")
     # On the wire: the number of arguments, and each one's length.
@@ -131,8 +149,8 @@ def command(command: Iterable[object]) -> list[bytes]:
     return arguments
 
 
-def argument(item: object) -> bytes:
-    """Return one argument of a command as it goes on the wire."""
+def argument(item: object, number: int) -> bytes:
+    """Return argument NUMBER of a command, counted from 0, as it goes on the wire."""
     if type(item) is str:  # most are; asking for os.PathLike takes longer
         return item.encode("utf-8", "surrogateescape")
     if isinstance(item, bytes):
@@ -141,7 +159,36 @@ def argument(item: object) -> bytes:
         return bytes(item)
     if isinstance(item, os.PathLike):
         return os.fsencode(item)
-    if item is None:
-        raise TypeError("command must not contain None")
-    text = item if isinstance(item, str) else str(item)
+    text = value_text(item)
+    if text is None:
+        name = type(item).__name__
+        raise TypeError(
+            f"command item {number} must be a value with a text, not {name}"
+        )
     return text.encode("utf-8", "surrogateescape")
+
+
+def value_text(item: object) -> str | None:
+    """Return the text that ITEM stands for, None if it has only a repr().
+
+    Without that, a list or a coroutine would be sent as what Python prints for it.
+    """
+    if isinstance(item, str):
+        return item
+    own = type(item).__str__
+    if isinstance(item, Enum):
+        if isinstance(item, int):
+            # Its str() is the name or the number, depending on Python's version.
+            return int.__repr__(item)
+        if own in (Enum.__str__, Flag.__str__):
+            return None
+    elif not isinstance(item, (int, float, complex)) and (
+        own is object.__str__ or isinstance(item, MappingProxyType) or is_array(item)
+    ):
+        return None
+    return str(item)
+
+
+def is_array(item: Any) -> bool:
+    """Whether ITEM is an array as NumPy and pandas have: its str() is for people."""
+    return hasattr(type(item), "ndim") and item.ndim != 0

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     import socket
     from collections.abc import Iterable
 
-    from remctl._arguments import Server
+    from remctl._arguments import Ccache, Server
     from remctl._waiting import Steps
 
 T = TypeVar("T")
@@ -43,7 +43,7 @@ class RemctlBase:
     _closes = 0
 
     def _configure(
-        self, timeout: float | None, ccache: str | None, source_ip: str | None
+        self, timeout: float | None, ccache: Ccache | None, source_ip: str | None
     ) -> None:
         """Begin with no connection and these settings."""
         self.close()
@@ -59,9 +59,10 @@ class RemctlBase:
         if source_ip is not None:
             self.set_source_ip(_arguments.text("source_ip", source_ip))
 
-    def set_ccache(self, ccache: str) -> None:
+    def set_ccache(self, ccache: Ccache) -> None:
         """Use the credential cache CCACHE for later open() calls on this object.
 
+        CCACHE is a cache's name, as in KRB5CCNAME, or an os.PathLike.
         A missing cache is noticed by open(), unless there is a client keytab,
         from which Kerberos then fills it.  Without set_ccache() the default
         cache is used; what another GSS-API binding has set for its thread does
@@ -69,19 +70,22 @@ class RemctlBase:
         gss_krb5_import_cred, the whole process and all its GSS-API connections
         change their cache.)
 
+        A KEYRING:thread: cache cannot be used: its keys are those of one thread,
+        and open() does its work in another.
+
         Raises:
-            TypeError, ValueError: Not a str, or it contains NUL.
+            TypeError, ValueError: Neither a str nor a path, or it contains NUL.
             RemctlError: The GSS-API library cannot set the cache.
 
         Does not block.
 
         """
-        ccache = _arguments.text("ccache", ccache)
-        reason = unsupported_ccache(ccache)
+        name = _arguments.cache_name(ccache)
+        reason = unsupported_ccache(name)
         if reason is not None:
             self._error = reason
             raise RemctlError(reason)
-        self._ccache = ccache
+        self._ccache = name
         self._error = NO_ERROR
 
     def set_source_ip(self, source: str) -> None:

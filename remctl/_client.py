@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
     from typing_extensions import Self
 
-    from remctl._arguments import Port
+    from remctl._arguments import Ccache, Port
     from remctl._results import RemctlOutput, RemctlSimpleResult
     from remctl._waiting import Steps
 
@@ -35,7 +35,7 @@ def remctl(
     command: Iterable[object] = (),
     *,
     timeout: float | None = None,
-    ccache: str | None = None,
+    ccache: Ccache | None = None,
     source_ip: str | None = None,
 ) -> RemctlSimpleResult:
     """Run one command on a remote host and return its output and exit status.
@@ -46,17 +46,21 @@ def remctl(
 
     Args:
         host: The host to connect to.
-        port: A number, also as a string of digits.  None or 0: 4373, and if
-            that fails the legacy 4444.
+        port: A number, also as a str or bytes that int() reads.  None or 0:
+            4373, and if that fails the legacy 4444.
         principal: The server's principal.  None or "": the host-based service
             ``host`` on ``host``, as GSS-API canonicalises it.
         command: The command and its arguments: any iterable, consumed once.
             bytes, bytearray and memoryview are sent as they are, str as UTF-8
             (surrogates from sys.argv as the bytes they stand for), os.PathLike
-            as os.fsencode() gives it, anything else but None as its str().
+            as os.fsencode() gives it, members of int enumerations as their
+            number, anything else that has a text (numbers, UUID, dates, what
+            has its own __str__) as its str().  None, containers, iterators,
+            awaitables, and other objects that have only a repr() are refused.
         timeout: Seconds of silence, fractions included, after which to give
             up; see Remctl.set_timeout().  None or 0: wait for ever.
-        ccache: The credential cache to use.  None: the default one.
+        ccache: The credential cache to use: its name, or an os.PathLike.  None:
+            the default one.
         source_ip: The local address to connect from.  None: any.
 
     Returns:
@@ -111,7 +115,7 @@ class Remctl(RemctlBase):
         principal: str | None = None,
         *,
         timeout: float | None = None,
-        ccache: str | None = None,
+        ccache: Ccache | None = None,
         source_ip: str | None = None,
     ) -> None:
         """Create the object, and open a connection if there is a host."""

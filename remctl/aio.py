@@ -54,7 +54,7 @@ if TYPE_CHECKING:
 
     from typing_extensions import Self
 
-    from remctl._arguments import Port
+    from remctl._arguments import Ccache, Port
     from remctl._results import RemctlOutput, RemctlSimpleResult
     from remctl._waiting import Steps
 
@@ -70,7 +70,7 @@ async def remctl(
     command: Iterable[object] = (),
     *,
     timeout: float | None = None,
-    ccache: str | None = None,
+    ccache: Ccache | None = None,
     source_ip: str | None = None,
 ) -> RemctlSimpleResult:
     """Run one command on a remote host and return its output and exit status.
@@ -116,7 +116,7 @@ class Remctl(RemctlBase):
         principal: str | None = None,
         *,
         timeout: float | None = None,
-        ccache: str | None = None,
+        ccache: Ccache | None = None,
         source_ip: str | None = None,
     ) -> None:
         """Create the object, and check the arguments."""

@@ -7,17 +7,26 @@ connection stays usable, and error() stays what it was.
 
 from __future__ import annotations
 
+import array
+import asyncio
+import collections
+import concurrent.futures
 import hashlib
+import inspect
+import io
 import math
 import os
 import re
 import socket
 import ssl
+import sys
 from decimal import Decimal
+from enum import Enum, Flag
 from pathlib import Path
 from random import Random
 from reprlib import repr as shorten
-from typing import TYPE_CHECKING, Any, Callable, Optional
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any, Callable, NamedTuple, Optional
 
 import pytest
 from hypothesis import example, given
@@ -27,7 +36,7 @@ from support import descriptors
 import remctl
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import AsyncIterator, Iterator
 
     from remctl.testing import Server
 
@@ -44,12 +53,13 @@ def rows(error: type[Exception], text: str | None, *values: Any) -> list[Row]:
     return [(value, error, text and text.format(value)) for value in values]
 
 
-def strings(name: str) -> list[Row]:
-    """Return what is wrong for the string argument NAME."""
+def strings(name: str, kind: str = "a str") -> list[Row]:
+    """Return what is wrong for the string argument NAME, which must be KIND."""
+    paths = (Path("path"),) if kind == "a str" else ()
     return [
         *(
-            (value, TypeError, f"{name} must be a str, not {type(value).__name__}")
-            for value in (b"bytes", 5, True, ["list"], Path("path"))
+            (value, TypeError, f"{name} must be {kind}, not {type(value).__name__}")
+            for value in (b"bytes", 5, True, ["list"], *paths)
         ),
         *rows(ValueError, f"{name} must not contain NUL", "nul\0nul", "\0"),
         *rows(UnicodeEncodeError, None, "\ud800"),
@@ -57,6 +67,10 @@ def strings(name: str) -> list[Row]:
 
 
 NOT_NONE = "must be a str, not NoneType"
+CCACHE = [
+    *strings("ccache", "a str or a path"),
+    *rows(ValueError, "ccache must not contain NUL", Path("nul\0nul")),
+]
 
 HOST = [
     *strings("host"),
@@ -65,19 +79,24 @@ HOST = [
 ]
 PORT = [
     *rows(ValueError, "invalid port number: {}", -1, 65536, 2**64),
-    *rows(ValueError, "invalid port number: {}", "-1", "65536", "9" * 100),
-    *rows(TypeError, "port must be a number: {!r}", "foo", "", " 1", "1 ", "1\n"),
-    *rows(TypeError, "port must be a number: {!r}", "1.0", "0x10", "1_0", "\u0661"),
-    *rows(TypeError, "port must be a number: {!r}", "9" * 101, b"4373", True, False),
+    *rows(ValueError, "invalid port number: {}", "-1", "65536", "9" * 4300),
+    *rows(ValueError, "invalid port number: 65536", " 65536\n", b"65536", "6_5536"),
+    *rows(TypeError, "port must be a number: {!r}", "foo", "", " ", "1 2", "1__0"),
+    *rows(TypeError, "port must be a number: {!r}", "1.0", "0x10", "1\0", "\u00b2"),
+    *rows(TypeError, "port must be a number: {!r}", b"foo", b"", bytearray(b"1.0")),
+    *rows(TypeError, "port must be a number: {!r}", "9" * 4301, b"9" * 10**6),
+    *rows(TypeError, "port must be a number: {!r}", True, False, memoryview(b"1")),
     *rows(TypeError, "port must be a number: {!r}", 1.0, math.nan, Decimal(1), [1]),
 ]
+NO_TEXT = "must be a value with a text"
 NO_COMMAND = "command must be a sequence or iterator"
 COMMAND = [
     *rows(TypeError, NO_COMMAND, "test hello", "", b"test", bytearray(b"test")),
     *rows(TypeError, NO_COMMAND, memoryview(b"test"), True, False, 5, 1.5, None),
     *rows(TypeError, NO_COMMAND, object, Path("test")),
     *rows(ValueError, "command must not be empty", [], (), {}, set(), range(0)),
-    *rows(TypeError, "command must not contain None", [None], ["test", None]),
+    *rows(TypeError, f"command item 0 {NO_TEXT}, not NoneType", [None], [None, None]),
+    *rows(TypeError, f"command item 1 {NO_TEXT}, not NoneType", ["test", None]),
     *rows(UnicodeEncodeError, None, ["test", "hello", "\ud800"], ["\udfff\udc00"]),
     *rows(
         ValueError,
@@ -97,7 +116,7 @@ NO_ADDRESS = rows(
 
 SETTINGS: dict[str, list[Row]] = {
     "timeout": TIMEOUT,
-    "ccache": strings("ccache"),
+    "ccache": CCACHE,
     "source_ip": strings("source_ip"),
 }
 SERVER: dict[str, list[Row]] = {
@@ -127,7 +146,10 @@ CALLS: dict[str, dict[str, list[Row]]] = {
     "command": {"command": COMMAND},
     "run": {"command": COMMAND},
     "set_ccache": {
-        "ccache": [*strings("ccache"), *rows(TypeError, f"ccache {NOT_NONE}", None)]
+        "ccache": [
+            *CCACHE,
+            *rows(TypeError, "ccache must be a str or a path, not NoneType", None),
+        ]
     },
     "set_source_ip": {
         "source": [*strings("source"), *rows(TypeError, f"source {NOT_NONE}", None)]
@@ -276,6 +298,123 @@ def test_callers_exceptions_come_through(
             remctl.remctl("127.0.0.1", port, "host/localhost", make())
         else:
             getattr(client, call)(make())
+
+
+class Pair(NamedTuple):
+    """A tuple with a repr()."""
+
+    one: int
+    other: int
+
+
+class Vector:
+    """An array with a text, as NumPy's have: "[0 1 ... 998 999]" of a thousand."""
+
+    def __init__(self, ndim: int) -> None:
+        self._ndim = ndim
+
+    @property
+    def ndim(self) -> int:
+        """The number of dimensions; scalars are arrays that have none."""
+        return self._ndim
+
+    def __str__(self) -> str:
+        return "[0 1 ... 998 999]"
+
+
+class Later:
+    """An awaitable."""
+
+    def __await__(self) -> Iterator[None]:
+        yield
+
+
+class Weight(float, Enum):
+    """A number whose str() is its name, on all versions of Python."""
+
+    HEAVY = 1.5
+
+
+Colour = Enum("Colour", "RED")
+Access = Flag("Access", "READ WRITE")
+
+
+async def coroutine() -> None:
+    """What somebody forgot to await."""
+
+
+async def async_generator() -> AsyncIterator[str]:
+    """What somebody forgot to iterate over."""
+    yield "x"
+
+
+def future() -> object:
+    """Return a pending future of asyncio."""
+    loop = asyncio.new_event_loop()
+    loop.close()
+    return loop.create_future()
+
+
+# Things that have only a repr(), made when they are needed.
+WITHOUT_A_TEXT: dict[str, Callable[[], Any]] = {
+    "NoneType": lambda: None,
+    "ellipsis": lambda: ...,
+    "list": lambda: ["a", "b"],
+    "tuple": lambda: (),
+    "Pair": lambda: Pair(1, 2),
+    "RemctlOutput": lambda: remctl.RemctlOutput("done"),
+    "dict": lambda: {"a": 1},
+    "set": lambda: {1},
+    "frozenset": lambda: frozenset("a"),
+    "range": lambda: range(3),
+    "deque": collections.deque,
+    "Counter": collections.Counter,
+    "OrderedDict": collections.OrderedDict,
+    "ChainMap": collections.ChainMap,
+    "UserList": collections.UserList,
+    "UserDict": collections.UserDict,
+    "mappingproxy": lambda: MappingProxyType({"a": "b"}),
+    "dict_keys": {"a": 1}.keys,
+    "dict_values": {"a": 1}.values,
+    "dict_items": {"a": 1}.items,
+    "iterator": lambda: iter(["a"]),
+    "generator": lambda: (item for item in "ab"),
+    "map": lambda: map(str, "ab"),
+    "BytesIO": io.BytesIO,
+    "array": lambda: array.array("B", b"a"),
+    "Vector": lambda: Vector(1),
+    "coroutine": coroutine,
+    "async_generator": async_generator,
+    "Later": Later,
+    "Future": future,
+    "Future of a thread": concurrent.futures.Future,
+    "function": lambda: future,
+    "type": lambda: Later,
+    "object": object,
+    "Colour": lambda: Colour.RED,
+    "Access": lambda: Access.READ | Access.WRITE,
+    "Weight": lambda: Weight.HEAVY,
+}
+
+
+@pytest.mark.parametrize("call", ["remctl", "command", "run"])
+@pytest.mark.parametrize("name", WITHOUT_A_TEXT)
+def test_what_has_no_text(
+    unchanged: tuple[remctl.Remctl, int], call: str, name: str
+) -> None:
+    """S8: TypeError that names the position and the type, and nothing is sent."""
+    client, port = unchanged
+    item = WITHOUT_A_TEXT[name]()
+    command = iter(["test", "args", item, "x"])
+    with pytest.raises(TypeError) as caught:
+        if call == "remctl":
+            remctl.remctl("127.0.0.1", port, "host/localhost", command, timeout=1)
+        else:
+            getattr(client, call)(command)
+    kind = type(item).__name__
+    assert str(caught.value) == f"command item 2 {NO_TEXT}, not {kind}"
+    if inspect.iscoroutine(item):
+        item.close()
 
 
 def udp_socket(port: int) -> socket.socket:
@@ -497,6 +636,12 @@ def test_what_cannot_be_encoded_is_refused(
     assert open_client.output().type == "done"
 
 
+def test_scalars_of_arrays(client: remctl.Remctl) -> None:
+    """S8: NumPy's numbers are arrays of no dimension, and have a text."""
+    stdout = client.run(["test", "args", Vector(0)]).stdout
+    assert stdout == f"{Vector(0)}\0".encode()
+
+
 def digest(data: bytes) -> bytes:
     """Return what the command "digest" prints for DATA."""
     return f"{len(data)} {hashlib.sha256(data).hexdigest()}\n".encode()
@@ -591,14 +736,47 @@ def test_numbers_that_are_no_port(open_client: remctl.Remctl, number: int) -> No
     assert open_client.opened
 
 
-@given(st.text().filter(lambda text: not re.fullmatch("[-+]?[0-9]+", text)))
-@example("\u0664\u0663\u0667\u0663")
-@example("4373\n")
+@pytest.fixture
+def any_digits() -> Iterator[None]:
+    """Let int() read any number of digits, as it did before Python 3.11."""
+    if not hasattr(sys, "set_int_max_str_digits"):
+        yield
+        return
+    limit = sys.get_int_max_str_digits()
+    sys.set_int_max_str_digits(0)
+    yield
+    sys.set_int_max_str_digits(limit)
+
+
+@pytest.mark.usefixtures("any_digits")
+def test_no_port_is_read_for_long(open_client: remctl.Remctl) -> None:
+    """S5: a text that would keep int() busy is no number."""
+    with pytest.raises(TypeError, match=r"^port must be a number: '999"):
+        open_client.open("127.0.0.1", "9" * 10**5)
+
+
+def is_number(text: str) -> bool:
+    """Whether int() takes TEXT for a number."""
+    try:
+        int(text)
+    except ValueError:
+        return False
+    return True
+
+
+@given(
+    st.one_of(st.text(), st.from_regex(r"[-+_ 0-9]+", fullmatch=True)).filter(
+        lambda text: not is_number(text)
+    )
+)
+@example("4373 0")
+@example("4373.0")
 def test_texts_that_are_no_port(open_client: remctl.Remctl, text: str) -> None:
     """S5: TypeError, with the value in its text."""
-    with pytest.raises(TypeError) as caught:
-        open_client.open("127.0.0.1", text)
-    assert str(caught.value) == f"port must be a number: {text!r}"
+    for port in (text, text.encode("utf-8")):
+        with pytest.raises(TypeError) as caught:
+            open_client.open("127.0.0.1", port)
+        assert str(caught.value) == f"port must be a number: {port!r}"
     assert open_client.opened
 
 

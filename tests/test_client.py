@@ -10,6 +10,7 @@ import select
 import socket
 import threading
 from contextlib import ExitStack, contextmanager, suppress
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Callable
 
 import pytest
@@ -19,7 +20,6 @@ import remctl
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-    from pathlib import Path
 
     from scripted import ScriptedServer
 
@@ -332,6 +332,21 @@ def test_ccache_is_for_later_opens(
     assert user(client) == "user"
     client.open(server.host, server.port)
     assert user(client) == "bob"
+
+
+def test_ccache_is_a_name_or_a_path(server: Server, bob: str) -> None:
+    """S22: of the constructor and of the setter."""
+    with os.scandir(os.fsencode(Path(bob).parent)) as entries:
+        octets = next(entry for entry in entries if entry.name == b"bob")
+    for ccache in (bob, Path(bob), octets):
+        client = remctl.Remctl(ccache=ccache)
+        client.open(server.host, server.port)
+        assert user(client) == "bob"
+        client.set_ccache(os.environ["KRB5CCNAME"])
+        client.set_ccache(ccache)
+        client.open(server.host, server.port)
+        assert user(client) == "bob"
+        client.close()
 
 
 @pytest.mark.parametrize("ccache", ["/no/such/cache", "no-such-type:x", ""])

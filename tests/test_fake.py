@@ -6,6 +6,7 @@ from __future__ import annotations
 import asyncio
 import inspect
 import socket
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Callable
 
 import pytest
@@ -118,15 +119,16 @@ def token_by_token(client: remctl.Remctl) -> Any:
 
 def wrong_arguments(client: remctl.Remctl) -> Any:
     """Nothing of it counts."""
-    for command in ("test", [], [None], ["\ud800"], 7):
+    for command in ("test", [], [None], ["\ud800"], 7, ["test", ["a"]]):
         for call in (client.run, client.command):
             yield outcome(call, command)
     yield outcome(client.open, "")
     yield outcome(client.open, "host", -1)
-    yield outcome(client.open, "host", "x")
+    yield outcome(client.open, "host", "x"), outcome(client.open, "host", b"x")
     yield outcome(client.open, "host", sock=7)
     yield outcome(client.set_timeout, -1), client.error()
     yield outcome(client.set_timeout, "x"), outcome(client.set_ccache, "\0")
+    yield outcome(client.set_ccache, b"x"), outcome(client.set_ccache, Path("x"))
     yield client.opened
 
 
@@ -186,7 +188,7 @@ SCENARIOS: list[tuple[Callable[[remctl.Remctl], Any], list[Any], int]] = [
         ],
         7,
     ),
-    (wrong_arguments, [], 17),
+    (wrong_arguments, [], 20),
     (not_open, [], 11),
     (time_outs, [RemctlTimeoutError(TIMED_OUT)], 2),
     (time_outs_in_run, [[RemctlTimeoutError(TIMED_OUT)]], 1),

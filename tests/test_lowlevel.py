@@ -395,8 +395,8 @@ def test_commands_are_lists_of_bytes(opened: Any, refused: int, command: Any) ->
 
 
 BAD_STRINGS: list[tuple[object, type[Exception], str]] = [
-    (b"bytes", TypeError, "must be a str, not bytes"),
-    (7, TypeError, "must be a str, not int"),
+    (b"bytes", TypeError, "must be a str.*, not bytes"),
+    (7, TypeError, "must be a str.*, not int"),
     ("a\0b", ValueError, "must not contain NUL"),
 ]
 BAD_HOSTS = [
@@ -438,7 +438,10 @@ def test_bad_servers_are_refused(
         *(
             (setter, *bad)
             for setter in (low.remctl_set_ccache, low.remctl_set_source_ip)
-            for bad in (*BAD_STRINGS, (None, TypeError, "must be a str, not NoneType"))
+            for bad in (
+                *BAD_STRINGS,
+                (None, TypeError, "must be a str.*, not NoneType"),
+            )
         ),
         (low.remctl_set_timeout, None, TypeError, "timeout must be a number: None"),
         (low.remctl_set_timeout, "1", TypeError, "timeout must be a number: '1'"),

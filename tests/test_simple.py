@@ -6,10 +6,18 @@ from __future__ import annotations
 import collections
 import inspect
 import os
+import re
+import signal
+from datetime import date, datetime, timedelta, timezone
+from decimal import Decimal
 from enum import Enum
+from fractions import Fraction
 from functools import partial
+from http import HTTPStatus
+from ipaddress import ip_address, ip_network
 from pathlib import Path, PurePosixPath
-from typing import TYPE_CHECKING, Any, Callable
+from typing import TYPE_CHECKING, Any, Callable, NamedTuple
+from uuid import UUID
 
 import pytest
 from support import descriptors, run_python
@@ -39,8 +47,43 @@ class Legacy:
 class BytesPath:
     """A path of bytes."""
 
+    def __init__(self, path: bytes = b"/\xff") -> None:
+        self._path = path
+
     def __fspath__(self) -> bytes:
-        return b"/\xff"
+        return self._path
+
+
+class Level(int, Enum):
+    """A number whose str() is its name."""
+
+    HIGH = 3
+
+
+class Size(Enum):
+    """Members that have a text."""
+
+    LARGE = 10
+
+    def __str__(self) -> str:
+        return self.name.lower()
+
+
+class Version(NamedTuple):
+    """A tuple that has a text."""
+
+    major: int
+    minor: int
+
+    def __str__(self) -> str:
+        return f"{self.major}.{self.minor}"
+
+
+class Percentage(int):
+    """A number that has a text."""
+
+    def __str__(self) -> str:
+        return f"{int(self)}%"
 
 
 @pytest.fixture
@@ -108,9 +151,12 @@ def test_arguments_by_position_and_by_name(server: Server) -> None:
 def test_ccache_is_whose_tickets_are_used(
     run: Callable[..., remctl.RemctlSimpleResult], realm: Realm, tmp_path: Path
 ) -> None:
-    """S2: ccache, for this call only."""
-    ccache = realm.kinit("bob", tmp_path / "bob")
-    assert run(["test", "user"], ccache=ccache).stdout == b"bob@KRBTEST.COM\n"
+    """S2: ccache, for this call only; a name, or a path."""
+    name = os.fsdecode(tmp_path) + "/bob\udcff"
+    realm.kinit("bob", name)
+    for ccache in (name, f"FILE:{name}", Path(name), BytesPath(os.fsencode(name))):
+        result = run(["test", "user"], ccache=ccache)
+        assert result.stdout == b"bob@KRBTEST.COM\n"
     assert run(["test", "user"]).stdout == f"{realm.user}\n".encode()
 
 
@@ -163,7 +209,16 @@ class Number:
         return self.value
 
 
-@pytest.mark.parametrize("spell", [int, str, "+{}".format, "000{}".format, Number])
+@pytest.mark.parametrize(
+    "spell",
+    [
+        *(int, str, "+{}".format, "000{}".format, Number),
+        # What int() reads, as pyremctl goes by it.
+        *("{}\n".format, "\t {}".format, "{:_}".format),
+        *(lambda port: b"%d\n" % port, lambda port: bytearray(b" %d" % port)),
+        lambda port: "".join(chr(0x0660 + int(digit)) for digit in str(port)),
+    ],
+)
 def test_port_is_a_number_or_its_digits(
     server: Server, spell: Callable[[int], Any]
 ) -> None:
@@ -241,6 +296,25 @@ def test_arguments_are_copied_at_once(
         (-1.5, b"-1.5"),
         (True, b"True"),
         (KeyError("ü"), b"'\xc3\xbc'"),
+        (1 - 2j, b"(1-2j)"),
+        (Decimal("1.50"), b"1.50"),
+        (Fraction(1, 3), b"1/3"),
+        (UUID(int=10), b"00000000-0000-0000-0000-00000000000a"),
+        (date(2026, 11, 28), b"2026-11-28"),
+        (datetime(2026, 1, 2, tzinfo=timezone.utc), b"2026-01-02 00:00:00+00:00"),
+        (timedelta(hours=1), b"1:00:00"),
+        (timezone.utc, b"UTC"),
+        (ip_address("::1"), b"::1"),
+        (ip_network("192.0.2.0/24"), b"192.0.2.0/24"),
+        (collections.UserString("a"), b"a"),
+        (signal.SIGTERM, b"15"),
+        (HTTPStatus.OK, b"200"),
+        (re.IGNORECASE | re.MULTILINE, b"10"),
+        (remctl.ErrorCode.NO_HELP, b"10"),
+        (Level.HIGH, b"3"),
+        (Size.LARGE, b"large"),
+        (Version(1, 2), b"1.2"),
+        (Percentage(5), b"5%"),
         ("", b""),
         (b"", b""),
     ],
@@ -249,7 +323,7 @@ def test_arguments_are_copied_at_once(
 def test_arguments_are_converted(
     run: Callable[..., remctl.RemctlSimpleResult], argument: object, octets: bytes
 ) -> None:
-    """S8: bytes as they are, str as UTF-8, paths as the system has them, str(x)."""
+    """S8: bytes, str as UTF-8, paths, int enumerations as numbers, str(x)."""
     assert sent(run, argument) == octets + b"\0"
 
 

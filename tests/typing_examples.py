@@ -30,6 +30,7 @@ def one_command(path: os.PathLike[str], arguments: Iterator[str]) -> None:
     assert_type(result.status, int)
     assert_type(result.check(), remctl.RemctlSimpleResult)
     remctl.remctl("host", "4373", None, arguments, timeout=0.5, ccache="c")
+    remctl.remctl("host", b"4373", None, arguments, ccache=path)
     remctl.remctl("host", 4373, "host/host", ("a", "b"), source_ip="::1")
     remctl.remctl(b"host", command=["a"])  # type: ignore[arg-type]
     remctl.remctl("host", 4373.5, command=["a"])  # type: ignore[arg-type]
@@ -58,6 +59,7 @@ def many_commands(sock: socket.socket) -> None:
         assert_type(client.fileno(), int)
     client.open("host", sock=sock)
     client.open(None)  # type: ignore[arg-type]
+    client.set_ccache(b"ccache")  # type: ignore[arg-type]
     client.set_timeout(None)  # type: ignore[arg-type]
     client.opened = True  # type: ignore[misc]
     answer = client.command(["a"])  # type: ignore[func-returns-value]

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
     from typing_extensions import Self
 
-    from remctl._arguments import Port, Server
+    from remctl._arguments import Ccache, Port, Server
     from remctl._waiting import Steps
 
 Token = Union[RemctlOutput, RemctlError]
@@ -86,7 +86,7 @@ class Scripted(RemctlBase):
         principal: str | None = None,
         *,
         timeout: float | None = None,
-        ccache: str | None = None,
+        ccache: Ccache | None = None,
         source_ip: str | None = None,
     ) -> Self:
         """Do what calling the real class does, and return the object itself.

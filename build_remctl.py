@@ -4,6 +4,9 @@
 The declarations are in remctl/_shim.cdef and the C in remctl/_shim.c.  Where
 libremctl is comes from pkg-config, else the compiler's own paths are used.
 REMCTL_INCLUDE_DIR and REMCTL_LIB_DIR point at a library in another prefix.
+
+Reading this file compiles nothing and looks for no library: source distributions
+and metadata are made on machines that have neither libremctl nor a compiler.
 """
 
 from __future__ import annotations
@@ -88,7 +91,6 @@ def check_library(options: dict[str, Any]) -> None:
 
 
 options = compiler_options()
-check_library(options)
 ffibuilder = FFI()
 ffibuilder.cdef((HERE / "remctl" / "_shim.cdef").read_text())
 ffibuilder.set_source(
@@ -96,4 +98,5 @@ ffibuilder.set_source(
 )
 
 if __name__ == "__main__":
+    check_library(options)
     ffibuilder.compile(verbose=True)

@@ -378,7 +378,9 @@ HEADER = """*.c) sed -i 's/<remctl.h>/<no-such-remctl.h>/' "$argument" ;;"""
 LIBRARY = "-lremctl) argument=-lno-such-remctl ;;"
 
 
-@pytest.mark.parametrize("command", [["build_remctl.py"], ["setup.py", "build_ext"]])
+@pytest.mark.parametrize(
+    "command", [["build_remctl.py"], ["-Wignore", "setup.py", "-q", "build_ext"]]
+)
 @pytest.mark.parametrize(
     "hidden", [HEADER, LIBRARY, None], ids=["header", "library", "compiler"]
 )
@@ -396,6 +398,40 @@ def test_build_says_what_is_missing(
         assert package in result.stderr
     for package in ("python3-dev", "pypy3-dev", "python3-devel"):
         assert package in result.stderr
+    assert not list(source.rglob("_remctl_cffi*.so"))
+
+
+# What a front end asks of the build backend, and its own form of it.
+HOOK = "from setuptools import build_meta; build_meta."
+PIP = "-m pip install --dry-run --ignore-installed --no-index --no-deps "
+WITHOUT_COMPILING = {
+    "requirements": ["-c", f"{HOOK}get_requires_for_build_wheel()"],
+    "metadata": ["-c", f"{HOOK}prepare_metadata_for_build_wheel('.')"],
+    "sdist": ["-c", f"{HOOK}build_sdist('.')"],
+    "setup.py sdist": ["setup.py", "sdist", "--dist-dir", "."],
+    "pip": [*PIP.split(), "--no-build-isolation", "."],
+}
+
+
+@pytest.mark.parametrize("what", WITHOUT_COMPILING)
+def test_only_compiling_needs_the_library(source: Path, what: str) -> None:
+    """Lock files, say, are made on machines without it, or without a compiler."""
+    result = run(
+        source,
+        *WITHOUT_COMPILING[what],
+        CC="/nonexistent/cc",
+        PKG_CONFIG="/nonexistent/pkg-config",
+        REMCTL_INCLUDE_DIR="/nonexistent",
+        REMCTL_LIB_DIR="/nonexistent",
+    )
+    assert result.returncode == 0, result.stderr
+    if what == "metadata":
+        (metadata,) = source.glob("*.dist-info/METADATA")
+        assert f"\nVersion: {VERSION}\n" in metadata.read_text()
+    if "sdist" in what:
+        assert (source / f"remctl_cffi-{VERSION}.tar.gz").is_file()
+    if what == "pip":
+        assert f"Would install remctl-cffi-{VERSION}" in result.stdout
     assert not list(source.rglob("_remctl_cffi*.so"))
 
 

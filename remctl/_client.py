@@ -85,7 +85,8 @@ def remctl(
     except RemctlProtocolError:
         raise
     except RemctlError as error:
-        raise RemctlProtocolError(error.value) from error
+        # Not from the error itself, which would be shown with the same text.
+        raise RemctlProtocolError(error.value) from error.__cause__
 
 
 class Remctl(RemctlBase):

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Callable, TypeVar
 from remctl import _arguments
 from remctl._base import NO_ERROR, RemctlBase, check_call
 from remctl._exceptions import RemctlError, RemctlProtocolError
+from remctl._public import publish
 from remctl._results import Reply
 from remctl._waiting import block
 
@@ -347,3 +348,6 @@ class Remctl(RemctlBase):
             return True
         self._lock.release()
         return False
+
+
+publish("remctl", Remctl, remctl)

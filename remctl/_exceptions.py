@@ -17,6 +17,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from remctl._public import publish
+
 if TYPE_CHECKING:
     from remctl._results import RemctlSimpleResult
 
@@ -77,3 +79,13 @@ class RemctlStatusError(RemctlError):
     def __repr__(self) -> str:
         """Return the text only: repr() is logged, and the output may be long."""
         return f"{type(self).__name__}({self.value!r})"
+
+
+publish(
+    "remctl",
+    RemctlError,
+    RemctlNotOpenedError,
+    RemctlProtocolError,
+    RemctlTimeoutError,
+    RemctlStatusError,
+)

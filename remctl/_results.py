@@ -8,6 +8,9 @@ from enum import IntEnum
 from typing import Literal, NamedTuple
 
 from remctl._exceptions import RemctlProtocolError, RemctlStatusError
+from remctl._public import publish
+
+Kind = Literal["output", "status", "error", "done"]
 
 
 class Number(IntEnum):
@@ -56,7 +59,7 @@ class RemctlOutput(NamedTuple):
     ``output`` (the message) and ``error`` (the code); all else is None.
     """
 
-    type: Literal["output", "status", "error", "done"]
+    type: Kind
     output: bytes | None = None
     stream: int | None = None
     status: int | None = None
@@ -114,3 +117,8 @@ class Reply:
     def stderr(self) -> bytes | None:
         """The standard error so far, None when nothing came."""
         return b"".join(self._pieces[Stream.STDERR]) or None
+
+
+publish("remctl", Stream, ErrorCode, RemctlOutput, RemctlSimpleResult)
+# typing.get_type_hints() looks there for what is only here.
+RemctlOutput.__annotations__["type"] = Kind

@@ -83,3 +83,7 @@ from remctl.backend._caller import Caller
 from remctl.backend._errors import CommandError
 
 __all__ = ["Backend", "Caller", "CommandError", "Group"]
+
+# As remctl._public does it, but without another import.
+for _class in (Backend, Caller, CommandError, Group):
+    _class.__module__ = __name__

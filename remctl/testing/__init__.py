@@ -21,10 +21,35 @@ That of remctl.testing.aio is a remctl.aio.Remctl.
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
+from remctl import _public
 from remctl.testing._commands import Command
 from remctl.testing._daemon import MissingError, StartError
 from remctl.testing._fake import FakeRemctl
 from remctl.testing._realm import Realm
 from remctl.testing._server import Server
 
+if TYPE_CHECKING:
+    from remctl.testing import aio as aio
+
 __all__ = ["Command", "FakeRemctl", "MissingError", "Realm", "Server", "StartError"]
+
+_public.publish(__name__, Command, FakeRemctl, MissingError, Realm, Server, StartError)
+
+if not TYPE_CHECKING:  # else a type checker would believe in any name
+
+    def __getattr__(name: str) -> object:
+        """Import remctl.testing.aio when it is used; it brings asyncio."""
+        if name == "aio":
+            from importlib import import_module  # noqa: PLC0415 (not a public name)
+
+            return import_module(f"{__name__}.{name}")
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+    def __dir__() -> list[str]:
+        """Return also the module that has not been used yet."""
+        return sorted({*globals(), "aio"})
+
+
+del TYPE_CHECKING

@@ -7,6 +7,8 @@ import os
 from errno import ENOMEM
 from typing import TYPE_CHECKING
 
+import _cffi_backend  # noqa: F401 (so that PyInstaller sees what the extension needs)
+
 try:
     from remctl._remctl_cffi import ffi, lib
 except ModuleNotFoundError as _error:

@@ -14,10 +14,9 @@ from any thread.
 
 from __future__ import annotations
 
-from importlib.metadata import version as _version
 from typing import TYPE_CHECKING, Any, Callable, Union
 
-from remctl import _arguments
+from remctl import VERSION, _arguments
 from remctl._base import NO_ERROR
 from remctl._client import Remctl
 from remctl._exceptions import RemctlError
@@ -52,7 +51,6 @@ __all__ = [
     "remctl_set_timeout",
 ]
 
-VERSION = _version("remctl-cffi")
 REMCTL_PORT = lib.REMCTL_PORT
 REMCTL_PORT_OLD = lib.REMCTL_PORT_OLD
 REMCTL_SERVICE = to_text(lib.REMCTL_SERVICE)

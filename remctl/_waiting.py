@@ -13,6 +13,7 @@ import _thread
 import enum
 import math
 import select
+import sys
 import threading
 import time
 from typing import TYPE_CHECKING, Any, Callable, TypeVar, Union
@@ -175,6 +176,8 @@ class Call(Pause):
             return
         self._started = True
         try:
+            if sys.is_finalizing():  # CPython before 3.12 starts one, which never runs
+                raise RuntimeError("the interpreter is going down")
             # Not threading.Thread, which an interrupt can leave half started.
             _thread.start_new_thread(self.run, ())
         except RuntimeError:

@@ -41,10 +41,9 @@ import asyncio
 from contextlib import nullcontext
 from typing import TYPE_CHECKING, Callable, TypeVar
 
-from remctl import _arguments
+from remctl import RemctlError, RemctlProtocolError, _arguments
 from remctl._asyncio import drive
 from remctl._base import NO_ERROR, RemctlBase, check_call
-from remctl._exceptions import RemctlError, RemctlProtocolError
 from remctl._results import Reply
 
 if TYPE_CHECKING:

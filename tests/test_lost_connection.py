@@ -271,6 +271,27 @@ def test_replies_that_are_not_encrypted(scripted: Scripted) -> None:
         assert not client.opened
 
 
+@pytest.mark.parametrize("memory", [4096, None])
+def test_large_tokens_that_are_not_encrypted(
+    scripted: Scripted, memory: int | None
+) -> None:
+    """Hazard 28: also where not all of a token fits the receive memory."""
+    good = ["output", {"size": 60_000}]
+    bad = ["message", {"size": 60_000, "encrypt": False}]
+    odd = scripted(["handshake", "read", good, bad, "hang"])
+    sock = socket.socket()
+    if memory is not None:
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, memory)
+    sock.connect((HOST, odd.port))
+    with remctl.Remctl() as client:
+        client.open(HOST, sock=sock)
+        client.command(["x"])
+        assert client.output().output == b"x" * 60_000
+        with pytest.raises(remctl.RemctlError, match="token that is not encrypted"):
+            client.output()
+        assert not client.opened
+
+
 @pytest.mark.parametrize("encrypt", [True, False])
 @pytest.mark.parametrize("enctype", ["des3-cbc-sha1", "arcfour-hmac"])
 def test_replies_with_an_old_encryption_type(

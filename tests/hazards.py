@@ -742,7 +742,12 @@ HAZARDS: dict[int, Hazard] = {
         "programs that are started inherit the connection",
         "descriptors are closed on exec",
         ["test_processes.py::test_programs_started_do_not_inherit_the_connection"],
-        [Removal("_shim.c", {"F_DUPFD_CLOEXEC, FIRST": "F_DUPFD, FIRST"})],
+        [
+            Removal(
+                "_shim.c",
+                {"copy = fcntl(fd, F_DUPFD_CLOEXEC": "copy = fcntl(fd, F_DUPFD"},
+            )
+        ],
     ),
     58: Hazard(
         "finalizers do network I/O, for ever at worst",

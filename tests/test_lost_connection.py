@@ -227,7 +227,8 @@ def test_errors_of_any_code_and_text(
 ) -> None:
     """S36, S41, S18: code and text arrive as sent; the connection stays usable."""
     error = ["error", {"code": code, "hex": text.hex(), "size": len(text)}]
-    odd = scripted(["handshake", "read", error, "read", error, "serve"])
+    noop = ["read", "noop"]
+    odd = scripted(["handshake", "read", error, *noop, "read", error, "serve"])
     with remctl.Remctl(HOST, odd.port) as client:
         client.command(["x"])
         token = client.output()

@@ -566,13 +566,81 @@ def test_stop_and_start(realm: Realm, how: str) -> None:
             with pytest.raises(remctl.RemctlError):
                 list(client)
         assert not running(pid)
-        wait_until(lambda: not running(command))
+        assert not running(command)
         assert stdout(other, "test", "hello") == "hello\n"
         with pytest.raises(remctl.RemctlProtocolError, match="refused"):
             run(server, "test", "hello")
         server.start()
         assert (server.port, stdout(server, "test", "hello")) == (port, "hello\n")
         assert server.pid != pid
+
+
+# Commands that print their process id, and how they try to outlive their server.
+PERSISTENT = {
+    "test group": "echo $$; exec sleep 60",
+    "test deaf": "trap '' HUP TERM; echo $$; sleep 60; sleep 60",
+    "test children": "for i in 1 2 3; do sleep 60 & done; echo $!; wait",
+    "test orphan": "sleep 60 & echo $!",
+    "test session": "setsid sh -c 'echo $$; exec sleep 60'",
+    "test daemon": "setsid sh -c 'echo $$; exec sleep 60 <&- >&- 2>&-' & wait",
+    "test bare": "exec env -i sh -c 'echo $$; exec sleep 60'",
+    "test aside": "exec env -i perl -e '$| = 1; setpgrp; print qq($$\\n); sleep 60'",
+}
+
+
+def at_end(descriptor: int) -> bool:
+    """Whether a connection has ended, behind what came before; does not wait."""
+    with socket.socket(fileno=os.dup(descriptor)) as duplicate:
+        try:
+            while duplicate.recv(65536, socket.MSG_DONTWAIT) != b"":
+                pass
+        except BlockingIOError:
+            return False
+        except ConnectionResetError:
+            pass
+    return True
+
+
+def test_nothing_is_left_of_a_server(realm: Realm) -> None:
+    """Neither a process nor an open connection, as soon as stop() and kill() return."""
+    left = []
+    with realm.server(PERSISTENT) as server:
+        for turn in range(104):
+            name = list(PERSISTENT)[turn // 2 % len(PERSISTENT)].split()
+            how = (server.stop, server.kill)[turn % 2]
+            with remctl.Remctl(server.host, server.port, timeout=60) as client:
+                client.command(name)
+                command = int(client.output().output or b"")
+                assert running(command)
+                how()
+                ended = at_end(client.fileno())
+                pids = processes(f"{server.log.parent}/")
+                if pids or running(command) or not ended:
+                    left.append((turn, name, how.__name__, pids, ended))
+                    with contextlib.suppress(ProcessLookupError):
+                        os.kill(command, signal.SIGKILL)
+            server.start()
+    assert left == []
+
+
+def test_a_process_that_does_not_end(
+    realm: Realm, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Is waited for no longer than said, and named; another try is for all of them."""
+    with realm.server(PERSISTENT) as server:
+        pid = server.pid
+        with remctl.Remctl(server.host, server.port, timeout=60) as client:
+            client.command(["test", "session"])
+            command = int(client.output().output or b"")
+            with monkeypatch.context() as patch:
+                patch.setattr("remctl.testing._daemon._KILL_TIMEOUT", 0.0)
+                with pytest.raises(StartError, match=rf"does not end: .*\b{command}\b"):
+                    server.kill()
+            server.kill()
+            assert not running(command)
+            assert not running(pid)
+            assert at_end(client.fileno())
+        server.start()
 
 
 # The end of a process

@@ -14,14 +14,16 @@ from __future__ import annotations
 import contextlib
 import os
 import shutil
-import signal
 import socket
 import subprocess
 import sys
 import time
 from typing import TYPE_CHECKING
 
+from remctl.testing._processes import Processes
+
 if TYPE_CHECKING:
+    import signal
     from collections.abc import Callable, Mapping, Sequence
     from pathlib import Path
 
@@ -52,11 +54,12 @@ exec "$@"
 
 _START_TIMEOUT = 30.0
 _TERMINATE_TIMEOUT = 2.0
+_KILL_TIMEOUT = 10.0
 _ASK_AGAIN = 0.02
 
 
 class StartError(RuntimeError):
-    """A program that the realm or a server needs failed, or did not start.
+    """A program that the realm or a server needs failed, did not start or does not end.
 
     The text has what the program said.
     """
@@ -134,6 +137,7 @@ class Daemon:
         self._process: subprocess.Popen[bytes] | None = None
         self._name = command[0]
         self._output = output
+        self._processes = Processes()
         try:
             with output.open("ab") as log:
                 start = log.tell()
@@ -142,7 +146,7 @@ class Daemon:
                     stdin=subprocess.PIPE,
                     stdout=log,
                     stderr=log,
-                    env=dict(env),
+                    env={**env, **self._processes.env},
                     start_new_session=True,
                 )
             self.pid = self._process.pid
@@ -201,13 +205,19 @@ class Daemon:
             self.kill()
 
     def kill(self) -> None:
-        """End the server and all that it started with SIGKILL."""
+        """End the server and all that it started with SIGKILL.
+
+        Returns when no process of it is left.  Raises StartError when some are after
+        10 seconds; another call tries again.
+        """
         if self._process is None or self._stopped or self._owner != os.getpid():
             return
         # The group exists as long as its guard does, so that the number cannot
         # have become somebody else's, even when the server itself ended long ago.
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(self._process.pid, signal.SIGKILL)
+        left = self._processes.end(self._process, _KILL_TIMEOUT)
+        if left:
+            pids = ", ".join(map(str, left))
+            raise StartError(f"{self._name} was killed, but does not end: {pids}")
         self._process.wait()
         assert self._process.stdin is not None
         self._process.stdin.close()

@@ -123,7 +123,12 @@ class Server:
     def stop(self) -> None:
         """End remctld, its connections and their commands; harmless if it has.
 
-        Blocks until it has ended, two seconds at most.
+        Blocks until no process of the server is left, and so no open connection, for
+        some milliseconds as a rule.  remctld has two seconds to end by itself; all are
+        killed then, and raise StartError, with their process ids, if that has not
+        ended them after ten seconds.  A command that has left its session and dropped
+        its environment is not found; nor is, where there is no Linux, one that has
+        left its process group.
         """
         if self._daemon is not None:
             self._daemon.stop()
@@ -132,7 +137,7 @@ class Server:
     def kill(self) -> None:
         """End remctld, its connections and their commands with SIGKILL.
 
-        Blocks until it has ended.
+        Blocks, and raises StartError, as stop() does.
         """
         if self._daemon is not None:
             self._daemon.kill()

@@ -374,7 +374,7 @@ def test_only_as_many_give_way_as_others_wait(ended: threading.Event) -> None:
     pool = pools[Work.HANDSHAKE]
 
     async def main() -> None:
-        holding = begin(LIMIT, ended, Work.HANDSHAKE, 0.1)
+        holding = begin(LIMIT, ended, Work.HANDSHAKE, 0.5)
         dropped = begin(5, ended)
         await asyncio.sleep(0.05)
         await end(dropped)

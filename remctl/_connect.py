@@ -3,25 +3,31 @@
 
 from __future__ import annotations
 
+# The C module: gevent and eventlet put sockets of their own in socket's place, which
+# are never blocking, nor mean to be connected with steps.
+import _socket
 import os
 import select
-import socket
 import sys
 from contextlib import suppress
 from errno import EAFNOSUPPORT, ECONNRESET, EINPROGRESS, ETIMEDOUT
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Union
 
 from remctl._arguments import source_family
 from remctl._exceptions import RemctlError, RemctlTimeoutError
-from remctl._ffi import lib
-from remctl._waiting import Deadline, Readiness, Work, run_in_thread
+from remctl._ffi import lib, new_handle, to_text
+from remctl._jobs import finish
+from remctl._waiting import Deadline, Readiness
 
 if TYPE_CHECKING:
+    import socket
+
     from remctl._arguments import Server
     from remctl._waiting import Steps
 
-    Address = tuple[socket.AddressFamily, tuple[Any, ...]]
+    Address = tuple[int, tuple[Any, ...]]
+    Socket = Union[_socket.socket, socket.socket]
 
 STDERR_FILENO = 2
 
@@ -48,7 +54,7 @@ def connect(
     server: Server,
     source_ip: str | None,
     timeout: float,
-    sockets: list[socket.socket],
+    sockets: list[Socket],
 ) -> Steps[int]:
     """Connect to one of SERVER's ADDRESSES; return the port.
 
@@ -77,21 +83,34 @@ def cannot_connect(server: Server) -> str:
 
 def look_up(host: str, timeout: float) -> Steps[list[Address]]:
     """Return the families and addresses of HOST, with port 0."""
-
-    def get(flags: int = 0) -> list[Address]:
-        # As bytes, or Python would apply its own idea of IDNA.
-        name = host.encode("ascii")
-        found = socket.getaddrinfo(name, 0, type=socket.SOCK_STREAM, flags=flags)
-        return [(entry[0], entry[4]) for entry in found]
-
+    # As bytes, or Python would apply its own idea of IDNA.
+    name = host.encode("ascii")
+    kind, numeric = _socket.SOCK_STREAM, _socket.AI_NUMERICHOST
     try:
-        return get(socket.AI_NUMERICHOST)
+        found = _socket.getaddrinfo(name, 0, 0, kind, 0, numeric)
+        return [(entry[0], entry[4]) for entry in found]
     except OSError:
         pass  # a name, to be looked up where it can be interrupted
+    handle, _owner = new_handle()
+    begun = lib.shim_begin_look_up(handle, name)
     try:
-        return (yield from run_in_thread(get, Work.LOOKUP, Deadline(timeout)))
-    except OSError as error:
+        outcome = yield from finish(handle, begun, Deadline(timeout))
+    except TimeoutError as error:
         raise failure(f"unknown host {host}", error) from None
+    if outcome == lib.SHIM_NO_MEMORY:
+        raise MemoryError
+    if outcome != lib.SHIM_OK:
+        cause = _socket.gaierror(handle.status, to_text(handle.error))
+        raise failure(f"unknown host {host}", cause) from None
+    return [address(line) for line in to_text(handle.data).splitlines()]
+
+
+def address(line: str) -> Address:
+    """Return the address that is in a LINE of shim_begin_look_up()."""
+    family, host, flow, scope = line.split()
+    if int(family) == _socket.AF_INET:
+        return _socket.AF_INET, (host, 0)
+    return _socket.AF_INET6, (host, 0, int(flow), int(scope))
 
 
 def connect_port(
@@ -99,16 +118,16 @@ def connect_port(
     port: int,
     source_ip: str | None,
     timeout: float,
-    sockets: list[socket.socket],
+    sockets: list[Socket],
 ) -> Steps[None]:
     """Connect to PORT on the first of ADDRESSES that answers, else OSError."""
     last_error = OSError(EAFNOSUPPORT, os.strerror(EAFNOSUPPORT))
-    for turn, (family, address) in enumerate(addresses, 1):
+    for turn, (family, there) in enumerate(addresses, 1):
         add_socket(sockets, family)
         try:
             if source_ip is not None:
                 sockets[-1].bind((source_ip, 0))
-            target = (address[0], port, *address[2:])
+            target = (there[0], port, *there[2:])
             yield from connect_socket(sockets[-1], target, timeout)
         except OSError as error:
             if (
@@ -124,19 +143,20 @@ def connect_port(
     raise last_error
 
 
-def add_socket(sockets: list[socket.socket], family: socket.AddressFamily) -> None:
+def add_socket(sockets: list[Socket], family: int) -> None:
     """Make a socket; in the caller's list at once, so that no interrupt can lose it."""
-    sockets.append(socket.socket(family, socket.SOCK_STREAM))
+    sockets.append(_socket.socket(family, _socket.SOCK_STREAM))
     # Not in place of a standard descriptor that is closed, as a daemon's are: a C
     # library's first message would go to the server.
     while sockets[-1].fileno() <= STDERR_FILENO:
-        sockets.append(sockets[-1].dup())
+        copy = _socket.dup(sockets[-1].fileno())
+        sockets.append(_socket.socket(family, _socket.SOCK_STREAM, 0, copy))
     for each in sockets[:-1]:
         each.close()
 
 
 def connect_socket(
-    sock: socket.socket, address: tuple[Any, ...], timeout: float
+    sock: Socket, address: tuple[Any, ...], timeout: float
 ) -> Steps[None]:
     """Connect to one address, else OSError."""
     # Not sock.connect(): PyPy's cannot stand a signal, and close() in another
@@ -144,7 +164,7 @@ def connect_socket(
     sock.setblocking(False)
     # A peer that has vanished is noticed some day (Linux asks after two hours of
     # silence), also where there is no time-out, or nobody waits.
-    sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+    sock.setsockopt(_socket.SOL_SOCKET, _socket.SO_KEEPALIVE, 1)
     code = sock.connect_ex(address)
     if code == EINPROGRESS:
         deadline = Deadline(timeout)
@@ -155,23 +175,22 @@ def connect_socket(
             if deadline.passed():
                 raise TimeoutError(ETIMEDOUT, os.strerror(ETIMEDOUT))
             yield connected
-        code = sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
+        code = sock.getsockopt(_socket.SOL_SOCKET, _socket.SO_ERROR)
     if code:
         raise OSError(code, os.strerror(code))
 
 
-def prepare(sock: socket.socket) -> None:
-    """Set what libremctl needs of a connected socket."""
-    sock.setblocking(True)
+def prepare(sock: Socket) -> None:
+    """Set what a connected socket needs: libremctl writes in small pieces."""
     with suppress(OSError):  # not TCP, but a tunnel
         # The handshake writes several times, and so do commands of many tokens.
-        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        sock.setsockopt(_socket.IPPROTO_TCP, _socket.TCP_NODELAY, 1)
 
 
-def shut_down(sock: socket.socket) -> None:
+def shut_down(sock: Socket) -> None:
     """End whatever waits for SOCK, from any thread."""
     with suppress(OSError):  # it may not be connected any more
-        sock.shutdown(socket.SHUT_RDWR)
+        sock.shutdown(_socket.SHUT_RDWR)
 
 
 def failure(what: str, error: OSError) -> RemctlError:

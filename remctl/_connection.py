@@ -12,31 +12,21 @@ import math
 import os
 import random
 import select
-import time
-from functools import partial
 from typing import TYPE_CHECKING, Callable
 
 from remctl._connect import connect, prepare, resolve
 from remctl._exceptions import RemctlError, RemctlTimeoutError
 from remctl._ffi import ffi, lib, new_connection, to_text
+from remctl._jobs import finish, pause
 from remctl._results import ErrorCode, RemctlOutput, Stream
-from remctl._waiting import (
-    TURN,
-    Call,
-    Deadline,
-    GaveWayError,
-    Readiness,
-    Work,
-    pause,
-    run_in_thread,
-)
+from remctl._waiting import TURN, Deadline, Readiness, Silence
 
 if TYPE_CHECKING:
     import socket
 
     from remctl._arguments import Server
-    from remctl._connect import Address
-    from remctl._remctl_cffi import CData, ShimConnection
+    from remctl._connect import Address, Socket
+    from remctl._remctl_cffi import CData, ShimHandle
     from remctl._waiting import Steps, T, Wait
 
 # Looked up once: each token needs them.
@@ -52,13 +42,6 @@ ERROR_CODES = {int(code): code for code in ErrorCode}
 # What a server that is too busy to accept a connection, and resets it, is given
 # to recover: seconds at most, before each new try.  remctld's queue has five.
 PAUSES = [0.02 * 2**turn for turn in range(1, 8)]
-
-# Seconds of silence after which a call gives its thread to others where these
-# wait for one, as they do in remctl.aio: a handshake is begun anew, with twice
-# the patience each time, and any other call fails.
-HANDSHAKE_PATIENCE = 1.0
-LONGEST_PATIENCE = 30.0
-PATIENCE = 10.0
 
 # The servers, by host and port, that have spoken protocol 2 or later with this
 # process.  Which one a server speaks, a single unauthenticated bit tells.
@@ -97,9 +80,8 @@ class Connection:
         self._missing = SHIM_WAIT
         # Whether run() has just sent a command: there cannot be an answer yet.
         self._just_sent = False
-        # The C memory, to which a helper thread that is inside C has a reference,
-        # too, and what ends the connection when it is dropped.
-        self._handle: ShimConnection | None = None
+        # C memory, and what frees all that is in it when it is dropped.
+        self._handle: ShimHandle | None = None
         self._owner: CData | None = None
         # What the caller waits for, for close() to cancel.
         self._wait: Wait | None = None
@@ -150,8 +132,12 @@ class Connection:
         port = yield from self._connect(timeout, sock)
         deadline = Deadline(timeout)
         for longest_pause in (*PAUSES, None):
-            outcome, port = yield from self._authenticate(deadline, port)
             handle = self._open_handle()
+            outcome = yield from self._in_time(
+                finish(handle, lib.shim_begin_open(handle), deadline),
+                "receiving token: timed out "
+                f"(no answer from {self._server.host} or its KDC)",
+            )
             if (
                 port is None
                 or outcome != lib.SHIM_FAILED
@@ -181,35 +167,6 @@ class Connection:
         self.established = True
         self.in_flight = False
 
-    def _authenticate(
-        self, deadline: Deadline, port: int | None
-    ) -> Steps[tuple[int, int | None]]:
-        """Run the handshake, again on a new connection where it has to give way.
-
-        Returns its outcome and the port.
-        """
-        timed_out = (
-            "error receiving token: timed out "
-            f"(no answer from {self._server.host} or its KDC)"
-        )
-        work, patience = Work.HANDSHAKE, HANDSHAKE_PATIENCE
-        if port is None:
-            work, patience = Work.TUNNEL, math.inf
-        while True:
-            handshake = partial(lib.shim_open, self._open_handle())
-            try:
-                outcome = yield from self._within_reach(
-                    run_in_thread(handshake, work, deadline, patience)
-                )
-            except GaveWayError:
-                self._drop_handle()
-                port = yield from self._connect_again(deadline)
-                work, patience = Work.RETRY, min(2 * patience, LONGEST_PATIENCE)
-            except TimeoutError:
-                raise RemctlTimeoutError(timed_out) from None
-            else:
-                return outcome, port
-
     def _connect_again(self, deadline: Deadline) -> Steps[int | None]:
         left = deadline.left()
         return (yield from self._connect(0 if left == math.inf else max(left, 0.001)))
@@ -226,7 +183,7 @@ class Connection:
 
     def _send_now(self, arguments: list[bytes]) -> bool:
         """Send a command; False if that may block."""
-        outcome = send(self._open_handle(), arguments, False)
+        outcome = send(lib.shim_command, self._open_handle(), arguments)
         if outcome == SHIM_BLOCKS:
             return False
         self._sent(outcome)
@@ -243,9 +200,9 @@ class Connection:
             handle = self._open_handle()
         else:
             handle = yield from self._open_protocol1(self._protocol1_port, timeout)
+        begun = send(lib.shim_begin_command, handle, arguments)
         outcome = yield from self._in_time(
-            while_moving(handle, partial(send, handle, arguments, True), timeout),
-            "sending token: timed out",
+            finish(handle, begun, Silence(handle, timeout)), "sending token: timed out"
         )
         self._sent(outcome)
 
@@ -265,7 +222,7 @@ class Connection:
             self._missing = SHIM_WAIT
             return None
         handle = self._open_handle()
-        outcome = lib.shim_output(handle, False)
+        outcome = lib.shim_output(handle)
         if outcome == SHIM_OK:
             return self._token(handle)
         if outcome in (SHIM_WAIT, SHIM_BLOCKS):
@@ -305,11 +262,11 @@ class Connection:
                     yield self._wait
                 if self.closed:
                     raise self._failure(lib.SHIM_CLOSED)
-                outcome = lib.shim_output(handle, False)
+                outcome = lib.shim_output(handle)
             if outcome == SHIM_BLOCKS:
-                read = partial(lib.shim_output, handle, True)
+                begun = lib.shim_begin_output(handle)
                 outcome = yield from self._in_time(
-                    while_moving(handle, read, timeout), stalled
+                    finish(handle, begun, Silence(handle, timeout)), stalled
                 )
             if outcome != SHIM_OK:
                 raise self._failure(outcome)
@@ -330,8 +287,9 @@ class Connection:
 
     def _exchange_noop(self, timeout: float) -> Steps[bool]:
         handle = self._open_handle()
+        begun = lib.shim_begin_noop(handle)
         outcome = yield from self._in_time(
-            while_moving(handle, partial(lib.shim_noop, handle), timeout),
+            finish(handle, begun, Silence(handle, timeout)),
             "receiving token: timed out",
         )
         if outcome not in (SHIM_OK, lib.SHIM_UNSUPPORTED):
@@ -364,7 +322,7 @@ class Connection:
     ) -> Steps[int | None]:
         """Make a handle of SOCK, or of a new socket, and return its port."""
         port = None
-        sockets = [] if sock is None else [sock]
+        sockets: list[Socket] = [] if sock is None else [sock]
         try:
             if sock is None:
                 source = self._source_ip
@@ -382,7 +340,7 @@ class Connection:
                 each.close()
         return port
 
-    def _new_handle(self, fd: int, ccache: str | None) -> ShimConnection:
+    def _new_handle(self, fd: int, ccache: str | None) -> ShimHandle:
         host, _, principal = self._server
         try:
             self._handle, self._owner = new_connection(
@@ -395,7 +353,7 @@ class Connection:
             raise self._failure(lib.SHIM_CLOSED)
         return self._handle
 
-    def _open_handle(self) -> ShimConnection:
+    def _open_handle(self) -> ShimHandle:
         if self._handle is None:
             raise self._failure(lib.SHIM_CLOSED)
         return self._handle
@@ -436,15 +394,14 @@ class Connection:
                 "again for each command: open() again to change the identity"
             )
 
-    def _open_protocol1(self, port: int, timeout: float) -> Steps[ShimConnection]:
+    def _open_protocol1(self, port: int, timeout: float) -> Steps[ShimHandle]:
         self._refuse_downgrade(port)
         handle = self._new_handle(-1, self._protocol1_ccache)
         # libremctl's time-out comes after ours: it only ends what we have left.
         library_timeout = math.ceil(timeout) + 2 if 0 < timeout < 1e9 else 0
-        connect = partial(lib.shim_open_protocol1, handle, port, library_timeout)
+        begun = lib.shim_begin_open_protocol1(handle, port, library_timeout)
         outcome = yield from self._in_time(
-            run_in_thread(connect, Work.PROTOCOL1, Deadline(timeout)),
-            "receiving token: timed out",
+            finish(handle, begun, Deadline(timeout)), "receiving token: timed out"
         )
         if outcome == lib.SHIM_UNSUPPORTED:
             spoke_protocol2.add((self._server.host.lower(), port))
@@ -453,7 +410,7 @@ class Connection:
             raise self._failure(outcome)
         return handle
 
-    def _token(self, handle: ShimConnection) -> RemctlOutput:
+    def _token(self, handle: ShimHandle) -> RemctlOutput:
         """Return the token that was read, and what follows from it."""
         kind = handle.type
         if kind == lib.REMCTL_OUT_DONE:
@@ -508,44 +465,18 @@ class Connection:
         """Pass on STEPS within reach of close(); a TimeoutError means STALLED."""
         try:
             return (yield from self._within_reach(steps))
-        except GaveWayError as error:
-            raise RemctlTimeoutError(f"error {stalled} ({error})") from None
         except TimeoutError:
             raise RemctlTimeoutError(f"error {stalled}") from None
 
 
-def send(handle: ShimConnection, arguments: list[bytes], may_block: bool) -> int:
-    """Send a command, in a helper thread where it MAY_BLOCK."""
+def send(
+    function: Callable[[ShimHandle, CData, CData, int], int],
+    handle: ShimHandle,
+    arguments: list[bytes],
+) -> int:
+    """Call FUNCTION, which sends a command or begins to, with pointers to ARGUMENTS."""
     # Not joined: of megabytes, PyPy would take milliseconds to do that.
     buffers = [ffi.from_buffer(argument) for argument in arguments]
     pointers = ffi.new("char *[]", buffers)
     lengths = ffi.new("size_t[]", [len(argument) for argument in arguments])
-    return lib.shim_command(handle, pointers, lengths, len(buffers), may_block)
-
-
-def while_moving(
-    handle: ShimConnection, function: Callable[[], int], timeout: float
-) -> Steps[int]:
-    """Run FUNCTION in a helper thread for as long as data is moving.
-
-    TimeoutError when none has for TIMEOUT seconds, measured to a tenth of it.
-    """
-    step = timeout and max(timeout / 10, 0.001)
-    if lib.shim_fileno(handle) < 0:
-        call = Call(function, Work.PROTOCOL1, Deadline(step))
-    else:
-        call = Call(function, Work.TRANSFER, Deadline(step), PATIENCE)
-    yield call
-    progress = lib.shim_progress(handle)
-    deadline = Deadline(timeout)
-    while not call.finished:
-        if call.gave_way:
-            raise GaveWayError("other calls need its thread")
-        if progress != (progress := lib.shim_progress(handle)):
-            deadline = Deadline(timeout)
-            call.moved = time.monotonic()
-        elif deadline.passed():
-            raise TimeoutError
-        call.deadline = Deadline(step)
-        yield call
-    return call.result()  # type: ignore[no-any-return]  # the function's int
+    return function(handle, pointers, lengths, len(buffers))

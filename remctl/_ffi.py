@@ -20,9 +20,17 @@ except ModuleNotFoundError as _error:
     ) from None
 
 if TYPE_CHECKING:
-    from remctl._remctl_cffi import CData, ShimConnection
+    from remctl._remctl_cffi import CData, ShimHandle
 
-__all__ = ["ffi", "lib", "new_connection", "to_c", "to_text", "unsupported_ccache"]
+__all__ = [
+    "ffi",
+    "lib",
+    "new_connection",
+    "new_handle",
+    "to_c",
+    "to_text",
+    "unsupported_ccache",
+]
 
 # What a connection weighs for PyPy's garbage collector: mostly GSS-API context.
 CONNECTION_SIZE = 64 * 1024
@@ -40,38 +48,43 @@ def to_text(pointer: CData) -> str:
     return ffi.string(pointer).decode("utf-8", "backslashreplace")
 
 
+def new_handle() -> tuple[ShimHandle, CData]:
+    """Return a handle, and what frees what it has when it is dropped.
+
+    They are two objects, as a collection frees what a handle in a cycle has before
+    the finalizers of other objects there have run, and these may still use it: the
+    first is the memory, which stays as long as anybody has it.
+    """
+    handle = ffi.new("shim_handle *")
+    return handle, ffi.gc(handle, lib.shim_free, CONNECTION_SIZE)
+
+
 def new_connection(
     fd: int,
     host: str,
     principal: str | None,
     ccache: str | None,
     source_ip: str | None,
-) -> tuple[ShimConnection, CData]:
-    """Return a shim_connection over FD, and what ends it when it is dropped.
-
-    They are two objects, as a collection ends a connection in a cycle before the
-    finalizers of other objects there have run, and these may still use it: the
-    first is the memory, which stays as long as anybody has it.
+) -> tuple[ShimHandle, CData]:
+    """Return a handle of a connection over FD, and what ends it when it is dropped.
 
     Raises MemoryError, or OSError when there is no descriptor to be had.
     """
-    connection = ffi.new("shim_connection *")
-    owner = ffi.gc(connection, lib.shim_free, CONNECTION_SIZE)
+    handle, owner = new_handle()
     if not lib.shim_init(
-        connection, fd, to_c(host), to_c(principal), to_c(ccache), to_c(source_ip)
+        handle, fd, to_c(host), to_c(principal), to_c(ccache), to_c(source_ip)
     ):
         if ffi.errno == ENOMEM:
             raise MemoryError
         raise OSError(ffi.errno, os.strerror(ffi.errno))
-    return connection, owner
+    return handle, owner
 
 
 def unsupported_ccache(ccache: str) -> str | None:
     """Return why the GSS-API library cannot use CCACHE, or None if it can."""
-    connection = ffi.new("shim_connection *")
-    _owner = ffi.gc(connection, lib.shim_free)
-    if lib.shim_init(connection, -1, ffi.NULL, ffi.NULL, to_c(ccache), ffi.NULL):
+    handle, _owner = new_handle()
+    if lib.shim_init(handle, -1, ffi.NULL, ffi.NULL, to_c(ccache), ffi.NULL):
         return None
-    if connection.error == ffi.NULL:
+    if handle.error == ffi.NULL:
         raise MemoryError
-    return to_text(connection.error)
+    return to_text(handle.error)

@@ -4,25 +4,28 @@
  * or cannot be said from Python.
  *
  * A shim_connection owns all that C has of one connection: the struct remctl,
- * the host and principal strings that libremctl keeps pointers to, the two
- * descriptors, and the text and data that the last call left.  The memory of
- * the struct itself is Python's, and stays as long as anybody there can name
- * it; shim_free() frees what it owns, and shim_close() ends the connection
- * before that.
+ * the host and principal strings that libremctl keeps pointers to, and the two
+ * descriptors.  It is counted memory of C: a job may need it longer than Python
+ * does.  What Python has is a shim_handle, whose memory is Python's and stays as
+ * long as anybody there can name it: the connection, the job under way, and the
+ * results of the last call.  shim_free() lets go of all three.
  *
- * Only one thread at a time may call shim_open*, shim_command, shim_output
- * and shim_noop on a connection (Remctl's lock sees to that).  Any thread may
- * call the others at any time: shim_close() shuts the connection down at once,
- * and whoever leaves it last frees it.  Whatever calls into libremctl, or
- * changes what a connection owns, does so between begin_call() and end_call().
+ * Only one thread at a time may call shim_command, shim_output, shim_begin_*,
+ * shim_end, shim_hold and shim_release on a handle (Remctl's lock sees to that).
+ * Any thread may call the others at any time: shim_close() shuts the connection
+ * down at once, and whoever leaves it last frees it.  Whatever calls into
+ * libremctl, or changes what a connection owns, does so between begin_call() and
+ * end_call().
  */
 
 #ifndef _GNU_SOURCE
 #    define _GNU_SOURCE /* memfd_create() */
 #endif
 
+#include <arpa/inet.h>
 #include <errno.h>
 #include <fcntl.h>
+#include <netdb.h>
 #include <netinet/in.h>
 #include <poll.h>
 #include <pthread.h>
@@ -52,6 +55,8 @@
 #endif
 
 #include <remctl.h>
+
+#include "_jobs.c"
 
 #ifndef POLLRDHUP
 #    define POLLRDHUP 0
@@ -86,17 +91,17 @@ struct token_head {
 };
 
 enum shim_outcome {
-    SHIM_FAILED,      /* error says why; the connection is finished */
+    SHIM_FAILED,      /* error says why; a connection is finished */
     SHIM_OK,          /* done */
     SHIM_WAIT,        /* call again when the descriptor is readable */
-    SHIM_BLOCKS,      /* this may block: call again so, in a helper thread */
+    SHIM_BLOCKS,      /* this may block: begin a job for it */
     SHIM_CLOSED,      /* closed, or opened by another process */
     SHIM_UNSUPPORTED, /* the server speaks another protocol than this needs */
     SHIM_NO_MEMORY
 };
 
-typedef struct shim_connection {
-    /* The results of the last call: for the one thread that makes calls. */
+/* What a call leaves. */
+struct results {
     int type; /* enum remctl_output_type */
     int stream;
     int status;
@@ -104,9 +109,11 @@ typedef struct shim_connection {
     char *data;
     size_t length;
     char *error;
-    int many_tokens; /* whether the last command was sent in several */
+};
 
-    /* The state of the connection: for that thread, and whoever ends it. */
+typedef struct shim_connection {
+    /* The state of the connection: for the one call that is under way, and for
+     * whoever ends the connection. */
     bool handed_over; /* library_fd is libremctl's */
     bool idle;        /* no reply outstanding and nothing failed */
     bool does_noop;   /* the server has answered a NOOP */
@@ -127,15 +134,36 @@ typedef struct shim_connection {
     dev_t device; /* ... and the socket, by which a descriptor is known */
     ino_t inode;
 
-    /* Who is here: for all threads. */
-    atomic_int users; /* one for being open, one for each call inside */
+    /* For all threads.  Without users it is ended, without references freed. */
+    atomic_int users;      /* being open, Python's hold, calls and jobs */
+    atomic_int references; /* the handle's, and one for each job */
     atomic_bool closing;
-    atomic_int inside;     /* calls between step_in() and step_out() */
-    atomic_bool finalized; /* the last to leave frees all that is left */
-    atomic_bool results_freed;
 
     struct shim_connection *previous, *next; /* of CALLS, under its mutex */
 } shim_connection;
+
+typedef struct shim_handle {
+    /* The results of the last call: for the one thread that makes calls. */
+    int type;
+    int stream;
+    int status;
+    unsigned int code;
+    char *data;
+    size_t length;
+    char *error;
+    int many_tokens; /* whether the last command was sent in several */
+
+    bool held; /* by Python, which may have been kept from releasing it */
+    shim_connection *connection; /* set once, and gone with the handle */
+    struct work *work; /* the job under way, under the mutex of JOBS */
+
+    /* Calls between step_in() and step_out(), from any thread; GONE and more
+     * when the handle has been freed. */
+    atomic_int inside;
+    atomic_bool finalized; /* the last to leave frees it */
+} shim_handle;
+
+#define GONE (1 << 30)
 
 
 /* exit() tears libkrb5 down under threads that are still inside.  So our
@@ -249,11 +277,13 @@ before_fork(void)
         nanosleep(&millisecond, NULL);
         pthread_mutex_lock(&calls.mutex);
     }
+    hold_jobs();
 }
 
 static void
 after_fork_in_parent(void)
 {
+    release_jobs();
     calls.forks--;
     pthread_cond_broadcast(&calls.forked);
     pthread_mutex_unlock(&calls.mutex);
@@ -264,6 +294,7 @@ after_fork_in_child(void)
 {
     const pthread_cond_t none_waiting = PTHREAD_COND_INITIALIZER;
 
+    forget_jobs();
     generation++;
     calls.first = NULL;
     calls.forks = 0;
@@ -283,6 +314,16 @@ static unsigned long long
 shim_process(void)
 {
     return (unsigned long long) generation << 32 | (unsigned int) getpid();
+}
+
+/* Return the seconds of a clock that nobody sets. */
+static double
+shim_now(void)
+{
+    struct timespec now;
+
+    clock_gettime(CLOCK_MONOTONIC, &now);
+    return (double) now.tv_sec + (double) now.tv_nsec / 1e9;
 }
 
 static bool
@@ -344,29 +385,27 @@ release_signals(const struct signal_guard *guard)
 }
 
 
-/* The connection's text and data are copies or taken over, never pointers
- * into the struct remctl, which another thread's shim_close() may free. */
+/* Results are copies or taken over, never pointers into the struct remctl, which
+ * another thread's shim_close() may free. */
 static int
-fail(shim_connection *c, const char *text)
+fail_with(struct results *results, const char *text)
 {
-    free(c->error);
-    c->error = strdup(text);
+    free(results->error);
+    results->error = strdup(text);
+    return results->error == NULL ? SHIM_NO_MEMORY : SHIM_FAILED;
+}
+
+static int
+fail(shim_connection *c, struct results *results, const char *text)
+{
     c->idle = false;
-    return c->error == NULL ? SHIM_NO_MEMORY : SHIM_FAILED;
+    return fail_with(results, text);
 }
 
 static int
-fail_as_libremctl(shim_connection *c)
+fail_as_libremctl(shim_connection *c, struct results *results)
 {
-    return fail(c, remctl_error(c->remctl));
-}
-
-static void
-drop_data(shim_connection *c)
-{
-    free(c->data);
-    c->data = NULL;
-    c->length = 0;
+    return fail(c, results, remctl_error(c->remctl));
 }
 
 
@@ -391,19 +430,6 @@ fits_send_buffer(int fd, size_t length)
 #endif
 }
 
-
-/* What outlives the connection, for the caller to read. */
-static void
-free_results(shim_connection *c)
-{
-    if (atomic_exchange(&c->results_freed, true))
-        return;
-    begin_call(c);
-    drop_data(c);
-    free(c->error);
-    c->error = NULL;
-    end_call(c);
-}
 
 /* What one thread takes out of a connection, to free it. */
 struct belongings {
@@ -505,84 +531,238 @@ end_connection(shim_connection *c)
 }
 
 
-/* Keep the connection from being freed until shim_release().  Fails when it
- * is closed.  Python holds a connection while it polls the descriptor, so
- * that the number cannot become somebody else's meanwhile. */
-static int
-shim_hold(shim_connection *c)
+static bool
+hold_connection(shim_connection *c)
 {
     int users = atomic_load(&c->users);
 
     if (!belongs_to_this_process(c))
-        return 0;
+        return false;
     do {
         if (users <= 0)
-            return 0;
+            return false;
     } while (!atomic_compare_exchange_weak(&c->users, &users, users + 1));
-    return 1;
+    return true;
 }
 
-/* Undo shim_hold(); the last one out ends a closed connection. */
 static void
-shim_release(shim_connection *c)
+release_connection(shim_connection *c)
 {
     if (atomic_fetch_sub(&c->users, 1) == 1)
         end_connection(c);
 }
 
-/* Count as inside no more.  The last one frees what a finalized connection has
- * left: users may be left over, as interrupts make Python forget to release.
- * Returns false then. */
-static bool
-step_away(shim_connection *c)
+static void
+drop_connection(shim_connection *c)
 {
-    if (atomic_fetch_sub(&c->inside, 1) != 1 || !atomic_load(&c->finalized))
-        return true;
-    if (atomic_exchange(&c->users, 0) > 0)
-        end_connection(c);
-    free_results(c);
-    return false;
+    if (atomic_fetch_sub(&c->references, 1) == 1)
+        free(c);
 }
 
-/* Count as inside.  shim_free() leaves the connection to those. */
-static bool
-step_in(shim_connection *c)
-{
-    atomic_fetch_add(&c->inside, 1);
-    if (shim_hold(c))
-        return true;
-    step_away(c);
-    return false;
-}
 
-/* Undo step_in(), and return OUTCOME if its results are still there. */
-static int
-step_out(shim_connection *c, int outcome)
-{
-    shim_release(c);
-    return step_away(c) ? outcome : SHIM_CLOSED;
-}
+/* A job for a connection, which it holds, or for the name service. */
+struct work {
+    struct job job;
+    int (*function)(struct work *);
+    shim_connection *connection;
+    unsigned int generation; /* the process whose thread runs it */
+    int outcome;
+    struct results results;
 
-/* Enter a call. */
-static bool
-enter(shim_connection *c)
+    unsigned short port;
+    time_t timeout;
+    char *host;
+    struct iovec *command; /* followed by the octets */
+    size_t count;
+};
+
+static void
+run_work(struct job *job)
 {
-    if (!step_in(c))
-        return false;
-    if (atomic_load(&c->closing)) {
-        step_out(c, SHIM_CLOSED);
-        return false;
+    struct work *work = (struct work *) job;
+    shim_connection *c = work->connection;
+
+    if (c == NULL) {
+        work->outcome = work->function(work);
+        return;
     }
     begin_call(c);
-    return true;
+    work->outcome = work->function(work);
+    end_call(c);
+    release_connection(c);
 }
 
-/* Leave a call, and return its OUTCOME if its results are still there. */
+static void
+free_work(struct job *job)
+{
+    struct work *work = (struct work *) job;
+
+    if (work->connection != NULL)
+        drop_connection(work->connection);
+    free(work->results.data);
+    free(work->results.error);
+    free(work->host);
+    free(work->command);
+    free(work);
+}
+
+/* Forget the job under way, if there is one. */
+static void
+abandon_work(shim_handle *h)
+{
+    struct work *work;
+
+    pthread_mutex_lock(&jobs.mutex);
+    work = h->work;
+    h->work = NULL;
+    pthread_mutex_unlock(&jobs.mutex);
+    if (work != NULL)
+        abandon_job(&work->job);
+}
+
+/* Wake up who waits for the job under way, from any thread. */
+static void
+shim_wake(shim_handle *h)
+{
+    pthread_mutex_lock(&jobs.mutex);
+    if (h->work != NULL)
+        wake_caller(&h->work->job);
+    pthread_mutex_unlock(&jobs.mutex);
+}
+
+
+/* Put the results of a call in place of the last one's: at once, as a fork may
+ * come. */
+static void
+take_results(shim_handle *h, const struct results *results)
+{
+    char *data, *error;
+
+    pthread_mutex_lock(&jobs.mutex);
+    data = h->data;
+    error = h->error;
+    h->type = results->type;
+    h->stream = results->stream;
+    h->status = results->status;
+    h->code = results->code;
+    h->data = results->data;
+    h->length = results->length;
+    h->error = results->error;
+    pthread_mutex_unlock(&jobs.mutex);
+    free(data);
+    free(error);
+}
+
+/* What shim_free() leaves to the last one inside. */
+static void
+free_handle(shim_handle *h)
+{
+    shim_connection *c = h->connection;
+    const struct results none = {0};
+
+    abandon_work(h);
+    take_results(h, &none);
+    h->connection = NULL;
+    if (c == NULL)
+        return;
+    if (h->held) {
+        h->held = false;
+        release_connection(c);
+    }
+    drop_connection(c);
+}
+
+/* Count as inside no more.  False when the handle has been freed. */
+static bool
+step_away(shim_handle *h)
+{
+    int nobody = 0;
+
+    if (atomic_fetch_sub(&h->inside, 1) != 1 || !atomic_load(&h->finalized))
+        return true;
+    /* Who comes in before this leaves last, and comes here. */
+    if (atomic_compare_exchange_strong(&h->inside, &nobody, GONE))
+        free_handle(h);
+    return false;
+}
+
+/* Count as inside.  False when the handle has been freed. */
+static bool
+come_near(shim_handle *h)
+{
+    if (atomic_fetch_add(&h->inside, 1) < GONE)
+        return true;
+    atomic_fetch_sub(&h->inside, 1);
+    return false;
+}
+
+/* Count as inside, and hold the connection.  NULL when it is closed. */
+static shim_connection *
+step_in(shim_handle *h)
+{
+    shim_connection *c;
+
+    if (!come_near(h))
+        return NULL;
+    c = h->connection;
+    if (c != NULL && hold_connection(c))
+        return c;
+    step_away(h);
+    return NULL;
+}
+
+/* Undo step_in().  False when the handle has been freed. */
+static bool
+step_out(shim_handle *h, shim_connection *c)
+{
+    release_connection(c);
+    return step_away(h);
+}
+
+/* Step in, for a call or a job: not when another thread has closed it. */
+static shim_connection *
+enter(shim_handle *h)
+{
+    shim_connection *c = step_in(h);
+
+    if (c == NULL || !atomic_load(&c->closing))
+        return c;
+    step_out(h, c);
+    return NULL;
+}
+
+/* Leave a call, and return its OUTCOME if its RESULTS are still there. */
 static int
-leave(shim_connection *c, int outcome)
+leave(shim_handle *h, shim_connection *c, int outcome, struct results *results)
 {
     end_call(c);
-    return step_out(c, outcome);
+    take_results(h, results);
+    return step_out(h, c) ? outcome : SHIM_CLOSED;
+}
+
+/* Keep the connection from being ended until shim_release().  Fails when it is
+ * closed.  Python holds a connection while it polls the descriptor, so that the
+ * number cannot become somebody else's meanwhile. */
+static int
+shim_hold(shim_handle *h)
+{
+    shim_connection *c = step_in(h);
+
+    if (c == NULL)
+        return 0;
+    if (!h->held && hold_connection(c))
+        h->held = true;
+    step_out(h, c);
+    return h->held;
+}
+
+static void
+shim_release(shim_handle *h)
+{
+    if (!h->held)
+        return;
+    h->held = false;
+    release_connection(h->connection);
 }
 
 
@@ -599,10 +779,6 @@ copy_or_null(const char *text, bool *failed)
     return copy;
 }
 
-/* The standard descriptors may be closed, as a daemon's are.  A connection must
- * not take their places: a C library's first message would break it. */
-#define FIRST_DESCRIPTOR 3
-
 static int
 duplicate(int fd, bool *failed)
 {
@@ -615,32 +791,38 @@ duplicate(int fd, bool *failed)
 
 /* Make a connection out of a connected socket, which stays the caller's: the
  * connection has two duplicates of it, one for libremctl.  A SOCKET of -1 is
- * for protocol 1.  C is all zero, and has its finalizer, so that no interrupt
+ * for protocol 1.  H is all zero, and has its finalizer, so that no interrupt
  * can come between.  Returns 0, with errno set, when out of memory or
  * descriptors, or with an error when CCACHE cannot be used. */
 static int
-shim_init(shim_connection *c, int socket, const char *host,
-          const char *principal, const char *ccache, const char *source)
+shim_init(shim_handle *h, int socket, const char *host, const char *principal,
+          const char *ccache, const char *source)
 {
+    struct results results = {0};
+    shim_connection *c = calloc(1, sizeof(*c));
     struct stat found;
     bool failed = false;
 
+    errno = ENOMEM;
+    if (c == NULL)
+        return 0;
     atomic_init(&c->fd, -1);
     c->library_fd = -1;
     c->mark = 1;
     c->generation = generation;
     c->pid = getpid();
     atomic_init(&c->users, 1);
-    atomic_init(&c->closing, false);
-    errno = ENOMEM;
+    atomic_init(&c->references, 1);
     begin_call(c);
+    h->connection = c;
     c->host = copy_or_null(host, &failed);
     c->principal = copy_or_null(principal, &failed);
     c->remctl = remctl_new();
     if (c->remctl == NULL)
         failed = true;
     if (!failed && ccache != NULL && !remctl_set_ccache(c->remctl, ccache)) {
-        fail_as_libremctl(c);
+        fail_as_libremctl(c, &results);
+        take_results(h, &results);
         failed = true;
     }
     if (!failed && source != NULL)
@@ -659,49 +841,260 @@ shim_init(shim_connection *c, int socket, const char *host,
     return !failed;
 }
 
-/* End the connection, from any thread, without blocking.  Whoever is inside
- * finds the socket shut down, and frees it on the way out. */
 static void
-shim_close(shim_connection *c)
+close_connection(shim_connection *c)
 {
     if (!belongs_to_this_process(c)) {
         forget_connection(c);
         return;
     }
-    atomic_fetch_add(&c->inside, 1);
-    if (!atomic_exchange(&c->closing, true)) {
-        if (atomic_load(&c->users) > 1 && c->fd >= 0)
-            shutdown(c->fd, SHUT_RDWR);
-        shim_release(c);
-    }
-    step_away(c);
+    if (atomic_exchange(&c->closing, true))
+        return;
+    if (atomic_load(&c->users) > 1 && c->fd >= 0)
+        shutdown(c->fd, SHUT_RDWR);
+    release_connection(c);
+}
+
+/* End the connection, from any thread, without blocking.  Whoever is inside
+ * finds the socket shut down, and frees it on the way out; who waits for a job is
+ * woken up. */
+static void
+shim_close(shim_handle *h)
+{
+    if (!come_near(h))
+        return;
+    if (h->connection != NULL)
+        close_connection(h->connection);
+    shim_wake(h);
+    step_away(h);
 }
 
 /* The finalizer.  Takes no lock of Python's, never blocks, runs no Python.  In
- * a garbage collection the finalizers of other objects may use the connection
- * after this, and threads that these started may be inside. */
+ * a garbage collection the finalizers of other objects may use the handle after
+ * this, and threads that these started may be inside. */
 static void
-shim_free(shim_connection *c)
+shim_free(shim_handle *h)
 {
-    if (c->pid == 0)
-        return; /* an interrupt has kept shim_init() from being called */
-    if (!belongs_to_this_process(c)) {
-        forget_connection(c);
-        free_results(c);
-        return;
-    }
-    atomic_fetch_add(&c->inside, 1);
-    atomic_store(&c->finalized, true);
-    shim_close(c);
-    step_away(c);
+    atomic_fetch_add(&h->inside, 1);
+    atomic_store(&h->finalized, true);
+    shim_close(h);
+    step_away(h);
 }
 
 /* Return our descriptor's number, -1 where there is none. */
 static int
-shim_fileno(shim_connection *c)
+shim_fileno(shim_handle *h)
 {
-    return atomic_load(&c->fd);
+    shim_connection *c = step_in(h);
+    int fd = -1;
+
+    if (c != NULL) {
+        fd = atomic_load(&c->fd);
+        step_out(h, c);
+    }
+    return fd;
 }
+
+
+/* Jobs */
+
+/* Begin FUNCTION as a job of H's.  Takes over WORK, and frees it where it fails:
+ * CLOSED, or FAILED with an error. */
+static int
+begin_work(shim_handle *h, int (*function)(struct work *), struct work *work)
+{
+    struct results results = {0};
+    char text[200];
+    int error, outcome;
+
+    work->job.run = (function == NULL) ? NULL : run_work;
+    work->job.free = free_work;
+    work->function = function;
+    work->generation = generation;
+    abandon_work(h);
+    error = begin_job(&work->job);
+    if (error == 0) {
+        pthread_mutex_lock(&jobs.mutex);
+        h->work = work;
+        pthread_mutex_unlock(&jobs.mutex);
+        return SHIM_OK;
+    }
+    snprintf(text, sizeof(text), "cannot start a thread: %s", strerror(error));
+    outcome = fail_with(&results, text);
+    take_results(h, &results);
+    return outcome;
+}
+
+/* The same for a job that uses H's connection. */
+static int
+begin_call_work(shim_handle *h, int (*function)(struct work *),
+                struct work *work)
+{
+    shim_connection *c;
+    int outcome;
+
+    if (work == NULL)
+        return SHIM_NO_MEMORY;
+    c = enter(h);
+    if (c == NULL) {
+        free_work(&work->job);
+        return SHIM_CLOSED;
+    }
+    work->connection = c;
+    atomic_fetch_add(&c->references, 1);
+    hold_connection(c); /* for the job, until run_work() is done */
+    outcome = begin_work(h, function, work);
+    if (outcome != SHIM_OK)
+        release_connection(c);
+    return step_out(h, c) ? outcome : SHIM_CLOSED;
+}
+
+static struct work *
+new_work(void)
+{
+    return calloc(1, sizeof(struct work));
+}
+
+/* The same for a job that uses no connection. */
+static int
+begin_lone_work(shim_handle *h, int (*function)(struct work *),
+                struct work *work)
+{
+    int outcome;
+
+    if (work == NULL)
+        return SHIM_NO_MEMORY;
+    if (!come_near(h)) {
+        free_work(&work->job);
+        return SHIM_CLOSED;
+    }
+    outcome = begin_work(h, function, work);
+    return step_away(h) ? outcome : SHIM_CLOSED;
+}
+
+/* Return what to poll for the end of the job under way, or -1. */
+static int
+shim_job_fileno(shim_handle *h)
+{
+    int fd = -1;
+
+    pthread_mutex_lock(&jobs.mutex);
+    if (h->work != NULL)
+        fd = h->work->job.readable;
+    pthread_mutex_unlock(&jobs.mutex);
+    return fd;
+}
+
+/* Take the job's results over and return its outcome, or WAIT if it has not
+ * ended. */
+static int
+shim_end(shim_handle *h)
+{
+    struct work *work;
+    int outcome = SHIM_CLOSED;
+
+    if (!come_near(h))
+        return SHIM_CLOSED;
+    work = h->work;
+    if (work != NULL && work->generation == generation) {
+        outcome = SHIM_WAIT;
+        if (atomic_load(&work->job.ended)) {
+            outcome = work->outcome;
+            take_results(h, &work->results);
+            work->results.data = work->results.error = NULL;
+            abandon_work(h);
+        }
+    }
+    return step_away(h) ? outcome : SHIM_CLOSED;
+}
+
+/* Leave the job under way, if there is one. */
+static void
+shim_abandon(shim_handle *h)
+{
+    if (!come_near(h))
+        return;
+    abandon_work(h);
+    step_away(h);
+}
+
+/* A job that never ends, for shim_wake() to end the wait. */
+static int
+shim_begin_pause(shim_handle *h)
+{
+    return begin_lone_work(h, NULL, new_work());
+}
+
+/* One line for each address: its family, the address, and an IPv6 address's flow
+ * label and scope. */
+static int
+write_addresses(const struct addrinfo *found, struct results *results)
+{
+    const struct addrinfo *each;
+    size_t room = 1;
+    char *end;
+
+    for (each = found; each != NULL; each = each->ai_next)
+        room += INET6_ADDRSTRLEN + 4 * sizeof("4294967295");
+    results->data = end = malloc(room);
+    if (end == NULL)
+        return SHIM_NO_MEMORY;
+    for (each = found; each != NULL; each = each->ai_next) {
+        char text[INET6_ADDRSTRLEN];
+        const void *address;
+        unsigned long flow = 0, scope = 0;
+
+        if (each->ai_family == AF_INET) {
+            address = &((struct sockaddr_in *) each->ai_addr)->sin_addr;
+        } else if (each->ai_family == AF_INET6) {
+            struct sockaddr_in6 *six = (struct sockaddr_in6 *) each->ai_addr;
+
+            address = &six->sin6_addr;
+            flow = ntohl(six->sin6_flowinfo);
+            scope = six->sin6_scope_id;
+        } else
+            continue;
+        if (inet_ntop(each->ai_family, address, text, sizeof(text)) != NULL)
+            end += sprintf(end, "%d %s %lu %lu\n", each->ai_family, text, flow,
+                           scope);
+    }
+    results->length = (size_t) (end - results->data);
+    return SHIM_OK;
+}
+
+/* Ask the name service.  FAILED: status has its own error code. */
+static int
+look_up(struct work *work)
+{
+    const struct addrinfo hints = {.ai_socktype = SOCK_STREAM};
+    struct addrinfo *found = NULL;
+    int outcome;
+
+    work->results.status = getaddrinfo(work->host, NULL, &hints, &found);
+    if (work->results.status == EAI_SYSTEM)
+        return fail_with(&work->results, strerror(errno));
+    if (work->results.status != 0)
+        return fail_with(&work->results, gai_strerror(work->results.status));
+    outcome = write_addresses(found, &work->results);
+    freeaddrinfo(found);
+    return outcome;
+}
+
+/* Begin to look HOST up.  The data are lines then. */
+static int
+shim_begin_look_up(shim_handle *h, const char *host)
+{
+    struct work *work = new_work();
+
+    if (work != NULL)
+        work->host = strdup(host);
+    if (work == NULL || work->host == NULL) {
+        free(work);
+        return SHIM_NO_MEMORY;
+    }
+    return begin_lone_work(h, look_up, work);
+}
+
 
 /* Called, with 0, before any call that may block: event loops, libuv's for one,
  * make what they watch non-blocking, and libremctl takes that for end of file. */
@@ -727,21 +1120,18 @@ speaks_protocol1(shim_connection *c)
     return output == NULL || output->type != REMCTL_OUT_DONE;
 }
 
-/* Authenticate over our socket.  Blocks, in the KDC and the name service too:
- * for a helper thread.  UNSUPPORTED: the server speaks protocol 1. */
 static int
-shim_open(shim_connection *c)
+authenticate(struct work *work)
 {
+    shim_connection *c = work->connection;
     struct signal_guard guard;
     int outcome;
 
-    if (!enter(c))
-        return SHIM_CLOSED;
     set_nonblocking(c, 0);
     hold_signals(&guard);
     c->handed_over = true;
     if (!remctl_open_fd(c->remctl, c->host, c->library_fd, c->principal))
-        outcome = fail_as_libremctl(c);
+        outcome = fail_as_libremctl(c, &work->results);
     else if (speaks_protocol1(c))
         outcome = SHIM_UNSUPPORTED;
     else {
@@ -749,7 +1139,15 @@ shim_open(shim_connection *c)
         outcome = SHIM_OK;
     }
     release_signals(&guard);
-    return leave(c, outcome);
+    return outcome;
+}
+
+/* Begin to authenticate over our socket: with the KDC, the name service and the
+ * server.  UNSUPPORTED: the server speaks protocol 1. */
+static int
+shim_begin_open(shim_handle *h)
+{
+    return begin_call_work(h, authenticate, new_work());
 }
 
 #ifdef __linux__
@@ -767,83 +1165,125 @@ get_tcp_info(shim_connection *c, struct tcp_info *info)
  * that had no room for it in its queue.  False where the platform cannot
  * tell. */
 static int
-shim_was_reset(shim_connection *c)
+shim_was_reset(shim_handle *h)
 {
     int reset = 0;
 
 #ifdef __linux__
-    if (step_in(c)) {
+    shim_connection *c = step_in(h);
+
+    if (c != NULL) {
         struct tcp_info info;
 
         reset = c->fd >= 0 && get_tcp_info(c, &info)
                 && info.tcpi_state == TCP_STATE_CLOSE
                 && info.tcpi_bytes_received == 0;
-        step_out(c, SHIM_OK);
+        step_out(h, c);
     }
 #else
-    (void) c;
+    (void) h;
 #endif
     return reset;
 }
 
-/* libremctl's own socket must not take a standard descriptor's place, either:
- * these are /dev/null where they are closed, while it makes one. */
-static void
-take_standard_descriptors(int taken[FIRST_DESCRIPTOR])
+static int
+open_memory_file(void)
 {
-    int i, fd;
+#ifdef __linux__
+    return memfd_create("remctl", MFD_CLOEXEC);
+#else
+    FILE *file = tmpfile();
+    int fd;
 
-    for (i = 0; i < FIRST_DESCRIPTOR; i++)
-        taken[i] = -1;
-    for (i = 0; i < FIRST_DESCRIPTOR; i++) {
-        fd = open("/dev/null", O_RDWR | O_CLOEXEC);
-        if (fd >= FIRST_DESCRIPTOR)
-            close(fd);
-        if (fd < 0 || fd >= FIRST_DESCRIPTOR)
+    if (file == NULL)
+        return -1;
+    fd = fcntl(fileno(file), F_DUPFD_CLOEXEC, FIRST_DESCRIPTOR);
+    fclose(file);
+    return fd;
+#endif
+}
+
+/* libremctl's own socket must not take a standard descriptor's place, either:
+ * where these are closed, files of ours are there while it makes one. */
+struct places {
+    int count;
+    int fds[FIRST_DESCRIPTOR];
+    struct stat files[FIRST_DESCRIPTOR];
+};
+
+static void
+take_places(struct places *places)
+{
+    int fd;
+
+    for (places->count = 0; places->count < FIRST_DESCRIPTOR; places->count++) {
+        fd = open_memory_file();
+        if (fd < 0)
             return;
-        taken[i] = fd;
+        if (fd >= FIRST_DESCRIPTOR
+            || fstat(fd, &places->files[places->count]) < 0) {
+            close(fd);
+            return;
+        }
+        places->fds[places->count] = fd;
     }
 }
 
+/* But not what a program has put in their places meanwhile. */
 static void
-leave_standard_descriptors(const int taken[FIRST_DESCRIPTOR])
+leave_places(const struct places *places)
 {
+    struct stat found;
     int i;
 
-    for (i = 0; i < FIRST_DESCRIPTOR; i++)
-        if (taken[i] >= 0)
-            close(taken[i]);
+    for (i = 0; i < places->count; i++)
+        if (fstat(places->fds[i], &found) == 0
+            && found.st_dev == places->files[i].st_dev
+            && found.st_ino == places->files[i].st_ino)
+            close(places->fds[i]);
 }
 
-/* Connect and authenticate to a protocol 1 server, for one command: only
- * after remctl_open() does libremctl give its exit status.  Its socket is out
- * of our reach, so that TIMEOUT seconds (0 for none) end a call whose caller
- * has gone, where no descriptor can be too large for libremctl's select().
- * Blocks: for a helper thread.  UNSUPPORTED: it speaks protocol 1 no more. */
+/* Connect and authenticate to a protocol 1 server, for one command: only after
+ * remctl_open() does libremctl give its exit status.  Its socket is out of our
+ * reach, so that a time-out of its own ends a call whose caller has gone, where no
+ * descriptor can be too large for libremctl's select(). */
 static int
-shim_open_protocol1(shim_connection *c, unsigned short port, time_t timeout)
+open_protocol1(struct work *work)
 {
+    shim_connection *c = work->connection;
     struct signal_guard guard;
     struct rlimit limit;
-    int taken[FIRST_DESCRIPTOR];
+    struct places places;
     int outcome;
 
-    if (!enter(c))
-        return SHIM_CLOSED;
     if (getrlimit(RLIMIT_NOFILE, &limit) == 0 && limit.rlim_cur <= FD_SETSIZE)
-        remctl_set_timeout(c->remctl, timeout);
-    take_standard_descriptors(taken);
+        remctl_set_timeout(c->remctl, work->timeout);
+    take_places(&places);
     hold_signals(&guard);
-    if (!remctl_open(c->remctl, c->host, port, c->principal))
-        outcome = fail_as_libremctl(c);
+    if (!remctl_open(c->remctl, c->host, work->port, c->principal))
+        outcome = fail_as_libremctl(c, &work->results);
     else if (remctl_noop(c->remctl)
              || strcmp(remctl_error(c->remctl), "NOOP message not supported"))
         outcome = SHIM_UNSUPPORTED;
     else
         outcome = SHIM_OK;
     release_signals(&guard);
-    leave_standard_descriptors(taken);
-    return leave(c, outcome);
+    leave_places(&places);
+    return outcome;
+}
+
+/* Begin that, with a time-out of TIMEOUT seconds, 0 for none.  UNSUPPORTED: the
+ * server speaks protocol 1 no more. */
+static int
+shim_begin_open_protocol1(shim_handle *h, unsigned short port, time_t timeout)
+{
+    struct work *work = new_work();
+
+    if (work != NULL) {
+        work->port = port;
+        work->timeout = timeout;
+    }
+    return begin_call_work(h, open_protocol1, work);
 }
 
 
@@ -883,65 +1323,124 @@ expect_token(shim_connection *c, int octets)
 /* Nothing may have come from the server between a reply and the next
  * command: it would be taken for the next reply. */
 static int
-check_quiet(shim_connection *c)
+check_quiet(shim_connection *c, struct results *results)
 {
     char octet;
     ssize_t n = recv(c->fd, &octet, 1, MSG_PEEK | MSG_DONTWAIT);
 
     if (n > 0)
-        return fail(c, "unexpected token from server");
+        return fail(c, results, "unexpected token from server");
     if (n == 0)
-        return fail(c, "error sending token: unexpected end of file");
+        return fail(c, results, "error sending token: unexpected end of file");
     if (errno == EAGAIN || errno == EWOULDBLOCK || errno == EINTR)
         return SHIM_OK;
-    return fail(c, errno == ECONNRESET
-                       ? "error sending token: unexpected end of file"
-                       : strerror(errno));
+    return fail(c, results,
+                errno == ECONNRESET
+                    ? "error sending token: unexpected end of file"
+                    : strerror(errno));
 }
 
-/* Send a command of COUNT arguments: DATA and LENGTHS have one entry for each.
- * BLOCKS, with nothing sent, unless it fits the send buffer or MAY_BLOCK. */
 static int
-shim_command(shim_connection *c, char *const *data, const size_t *lengths,
-             size_t count, int may_block)
+send_command(shim_connection *c, struct results *results,
+             const struct iovec *command, size_t count)
 {
     struct signal_guard guard;
-    struct iovec *vector;
-    size_t i, size = 4, size_on_wire;
     int outcome = SHIM_OK;
 
-    for (i = 0; i < count; i++)
-        size += 4 + lengths[i];
-    size_on_wire = size + (size / TOKEN_MAX_DATA + 1) * TOKEN_OVERHEAD;
-    if (!enter(c))
-        return SHIM_CLOSED;
-    if (c->fd >= 0)
-        outcome = check_quiet(c);
-    if (outcome == SHIM_OK && !may_block
-        && (c->fd < 0 || !fits_send_buffer(c->fd, size_on_wire)))
-        outcome = SHIM_BLOCKS;
-    if (outcome != SHIM_OK) {
-        return leave(c, outcome);
-    }
-    vector = calloc(count, sizeof(*vector));
-    if (vector == NULL) {
-        return leave(c, SHIM_NO_MEMORY);
-    }
-    for (i = 0; i < count; i++) {
-        vector[i].iov_base = data[i];
-        vector[i].iov_len = lengths[i];
-    }
     c->idle = false;
-    c->many_tokens = size > TOKEN_MAX_DATA - COMMAND_HEADER;
     set_nonblocking(c, 0);
     hold_signals(&guard);
-    if (!remctl_commandv(c->remctl, vector, count))
-        outcome = fail_as_libremctl(c);
+    if (!remctl_commandv(c->remctl, command, count))
+        outcome = fail_as_libremctl(c, results);
     else if (c->fd >= 0)
         expect_token(c, TOKEN_HEADER);
     release_signals(&guard);
+    return outcome;
+}
+
+/* How many octets a command has in the end, but for the headers of its tokens. */
+static size_t
+command_size(const size_t *lengths, size_t count)
+{
+    size_t i, size = 4;
+
+    for (i = 0; i < count; i++)
+        size += 4 + lengths[i];
+    return size;
+}
+
+/* Send a command of COUNT arguments: DATA and LENGTHS have one entry for each.
+ * BLOCKS, with nothing sent, unless it fits the send buffer. */
+static int
+shim_command(shim_handle *h, char *const *data, const size_t *lengths,
+             size_t count)
+{
+    struct results results = {0};
+    struct iovec *vector = NULL;
+    shim_connection *c = enter(h);
+    size_t i, size = command_size(lengths, count);
+    int outcome = SHIM_OK;
+
+    if (c == NULL)
+        return SHIM_CLOSED;
+    begin_call(c);
+    h->many_tokens = size > TOKEN_MAX_DATA - COMMAND_HEADER;
+    size += (size / TOKEN_MAX_DATA + 1) * TOKEN_OVERHEAD;
+    if (c->fd < 0)
+        outcome = SHIM_BLOCKS;
+    else
+        outcome = check_quiet(c, &results);
+    if (outcome == SHIM_OK && !fits_send_buffer(c->fd, size))
+        outcome = SHIM_BLOCKS;
+    if (outcome == SHIM_OK) {
+        vector = calloc(count, sizeof(*vector));
+        if (vector == NULL)
+            outcome = SHIM_NO_MEMORY;
+    }
+    if (outcome == SHIM_OK) {
+        for (i = 0; i < count; i++) {
+            vector[i].iov_base = data[i];
+            vector[i].iov_len = lengths[i];
+        }
+        outcome = send_command(c, &results, vector, count);
+    }
     free(vector);
-    return leave(c, outcome);
+    return leave(h, c, outcome, &results);
+}
+
+static int
+send_large_command(struct work *work)
+{
+    return send_command(work->connection, &work->results, work->command,
+                        work->count);
+}
+
+/* Begin to send a command that shim_command() has not sent: a copy of it, as the
+ * caller may leave. */
+static int
+shim_begin_command(shim_handle *h, char *const *data, const size_t *lengths,
+                   size_t count)
+{
+    struct work *work = new_work();
+    char *octets;
+    size_t i;
+
+    if (work == NULL)
+        return SHIM_NO_MEMORY;
+    work->count = count;
+    work->command =
+        malloc(count * sizeof(*work->command) + command_size(lengths, count));
+    if (work->command == NULL) {
+        free(work);
+        return SHIM_NO_MEMORY;
+    }
+    octets = (char *) (work->command + count);
+    for (i = 0; i < count; i++) {
+        work->command[i].iov_base = memcpy(octets, data[i], lengths[i]);
+        work->command[i].iov_len = lengths[i];
+        octets += lengths[i];
+    }
+    return begin_call_work(h, send_large_command, work);
 }
 
 
@@ -1051,29 +1550,29 @@ demands_mic(struct token_head token)
 /* Read the token whose head we have seen.  libremctl does not tell whether it was
  * encrypted; one that we cannot tell it of is for libremctl to refuse. */
 static int
-read_token(shim_connection *c)
+read_token(shim_connection *c, struct results *results)
 {
     struct remctl_output *output;
 
     if (c->fd >= 0 && demands_mic(c->next_token))
-        return fail(c, "unexpected token from server");
+        return fail(c, results, "unexpected token from server");
     if (c->fd >= 0 && c->next_token.protection == SIGNED)
-        return fail(c, NOT_ENCRYPTED);
+        return fail(c, results, NOT_ENCRYPTED);
     output = remctl_output(c->remctl);
     if (output == NULL)
-        return fail_as_libremctl(c);
+        return fail_as_libremctl(c, results);
     if (c->fd >= 0 && c->next_token.protection == UNKNOWN)
-        return fail(c, NOT_ENCRYPTED);
-    c->type = (int) output->type;
-    c->stream = output->stream;
+        return fail(c, results, NOT_ENCRYPTED);
+    results->type = (int) output->type;
+    results->stream = output->stream;
     /* libremctl reads the octet through a char, signed on most machines. */
-    c->status = output->status;
-    if (c->status >= -128 && c->status < 0)
-        c->status += 256;
-    c->code = (unsigned int) output->error;
+    results->status = output->status;
+    if (results->status >= -128 && results->status < 0)
+        results->status += 256;
+    results->code = (unsigned int) output->error;
     /* Taken over instead of copied: libremctl frees NULL happily. */
-    c->data = output->data;
-    c->length = output->length;
+    results->data = output->data;
+    results->length = output->length;
     output->data = NULL;
     output->length = 0;
     if (output->type == REMCTL_OUT_STATUS || output->type == REMCTL_OUT_ERROR)
@@ -1081,21 +1580,31 @@ read_token(shim_connection *c)
     return SHIM_OK;
 }
 
-static int
-open_memory_file(void)
+/* For those who watch the descriptor, before they ask for the next token. */
+static void
+after_token(shim_connection *c, int outcome)
 {
-#ifdef __linux__
-    return memfd_create("remctl", MFD_CLOEXEC);
-#else
-    FILE *file = tmpfile();
-    int fd;
+    if (outcome == SHIM_OK && c->fd >= 0)
+        set_mark(c, TOKEN_HEADER);
+}
 
-    if (file == NULL)
-        return -1;
-    fd = fcntl(fileno(file), F_DUPFD_CLOEXEC, FIRST_DESCRIPTOR);
-    fclose(file);
-    return fd;
-#endif
+/* Read one output token into type, stream, status, code, data and length, if it
+ * is there as a whole. */
+static int
+shim_output(shim_handle *h)
+{
+    struct results results = {0};
+    shim_connection *c = enter(h);
+    int outcome;
+
+    if (c == NULL)
+        return SHIM_CLOSED;
+    begin_call(c);
+    outcome = token_ready(c);
+    if (outcome == SHIM_OK)
+        outcome = read_token(c, &results);
+    after_token(c, outcome);
+    return leave(h, c, outcome, &results);
 }
 
 /* Read until LENGTH octets have come, or no more will. */
@@ -1116,29 +1625,30 @@ receive(int fd, unsigned char *octets, size_t length)
 
 /* Make FD, which stays the caller's, what libremctl reads from. */
 static bool
-connect_library(const shim_connection *c, int fd)
+connect_library(shim_connection *c, int fd)
 {
     return dup2(fd, c->library_fd) >= 0
            && fcntl(c->library_fd, F_SETFD, FD_CLOEXEC) == 0;
 }
 
 static int
-read_from_memory(shim_connection *c, const unsigned char *token, size_t length)
+read_from_memory(shim_connection *c, struct results *results,
+                 const unsigned char *token, size_t length)
 {
     int file = open_memory_file();
     int outcome = SHIM_OK;
 
     if (file < 0)
-        return fail(c, strerror(errno));
+        return fail(c, results, strerror(errno));
     if (write(file, token, length) != (ssize_t) length
         || lseek(file, 0, SEEK_SET) != 0 || !connect_library(c, file))
-        outcome = fail(c, strerror(errno));
+        outcome = fail(c, results, strerror(errno));
     close(file);
     if (outcome == SHIM_OK)
-        outcome = read_token(c);
+        outcome = read_token(c, results);
     /* After a failure libremctl may have closed its descriptor. */
     if (outcome == SHIM_OK && !connect_library(c, c->fd))
-        outcome = fail(c, strerror(errno));
+        outcome = fail(c, results, strerror(errno));
     return outcome;
 }
 
@@ -1146,7 +1656,7 @@ read_from_memory(shim_connection *c, const unsigned char *token, size_t length)
  * memory: the kernel may have no room for more, were we to wait for enough to see
  * whether it is encrypted. */
 static int
-read_slow_token(shim_connection *c)
+read_slow_token(shim_connection *c, struct results *results)
 {
     unsigned char header[TOKEN_HEADER], *token;
     size_t received, length = 0;
@@ -1161,40 +1671,35 @@ read_slow_token(shim_connection *c)
     memcpy(token, header, received);
     received += receive(c->fd, token + received, length);
     look_at_head(c, token, (ssize_t) received);
-    outcome = read_from_memory(c, token, received);
+    outcome = read_from_memory(c, results, token, received);
     free(token);
     return outcome;
 }
 
-/* Read one output token into type, stream, status, code, data and length.
- * Unless MAY_BLOCK, only if it is there as a whole. */
 static int
-shim_output(shim_connection *c, int may_block)
+read_output(struct work *work)
 {
+    shim_connection *c = work->connection;
     struct signal_guard guard;
     int outcome;
 
-    if (!enter(c))
-        return SHIM_CLOSED;
-    drop_data(c);
-    if (may_block) {
-        set_nonblocking(c, 0);
-        hold_signals(&guard);
-        if (c->fd >= 0) {
-            set_mark(c, 1);
-            outcome = read_slow_token(c);
-        } else
-            outcome = read_token(c);
-        release_signals(&guard);
-    } else {
-        outcome = token_ready(c);
-        if (outcome == SHIM_OK)
-            outcome = read_token(c);
-    }
-    /* For those who watch the descriptor, before they ask for the next one. */
-    if (outcome == SHIM_OK && c->fd >= 0)
-        set_mark(c, TOKEN_HEADER);
-    return leave(c, outcome);
+    set_nonblocking(c, 0);
+    hold_signals(&guard);
+    if (c->fd >= 0) {
+        set_mark(c, 1);
+        outcome = read_slow_token(c, &work->results);
+    } else
+        outcome = read_token(c, &work->results);
+    release_signals(&guard);
+    after_token(c, outcome);
+    return outcome;
+}
+
+/* Begin to read a token for which shim_output() would block. */
+static int
+shim_begin_output(shim_handle *h)
+{
+    return begin_call_work(h, read_output, new_work());
 }
 
 
@@ -1202,7 +1707,7 @@ shim_output(shim_connection *c, int may_block)
  * what old servers have in its place.  Each is one token, so that the connection
  * is in step.  0 for a failure.  Only libremctl's text tells. */
 static int
-exchange_noop(shim_connection *c)
+exchange_noop(shim_connection *c, struct results *results)
 {
     const char *text;
 
@@ -1213,38 +1718,32 @@ exchange_noop(shim_connection *c)
         return MESSAGE_ERROR;
     if (strcmp(text, "unexpected message type 6 from server") == 0)
         return MESSAGE_VERSION;
-    fail_as_libremctl(c);
+    fail_as_libremctl(c, results);
     return 0;
 }
 
-/* Send NOOP and read the answer.  Blocks: for a helper thread.  UNSUPPORTED:
- * the server is too old, and the connection as good as before.
- *
- * Servers answer in order, so that this also proves that there is nothing left
- * of the last reply.  An error token may be left of it, or may be an old server's
- * answer to NOOP.  Asking again tells: what was left shifts the answers by one. */
 static int
-shim_noop(shim_connection *c)
+ask_for_noop(struct work *work)
 {
+    shim_connection *c = work->connection;
+    struct results *results = &work->results;
     struct signal_guard guard;
-    int outcome, answer;
+    int answer, outcome = check_quiet(c, results);
 
-    if (!enter(c))
-        return SHIM_CLOSED;
-    outcome = check_quiet(c);
     if (outcome != SHIM_OK)
-        return leave(c, outcome);
+        return outcome;
     set_mark(c, 1);
     set_nonblocking(c, 0);
     c->idle = false;
     hold_signals(&guard);
-    answer = exchange_noop(c);
+    answer = exchange_noop(c, results);
     if (answer == MESSAGE_ERROR) {
-        answer = c->does_noop ? MESSAGE_NOOP : exchange_noop(c);
+        answer = c->does_noop ? MESSAGE_NOOP : exchange_noop(c, results);
         if (answer == MESSAGE_ERROR)
             outcome = SHIM_UNSUPPORTED;
         else if (answer != 0)
-            outcome = fail(c, "the server has answered the last command again");
+            outcome = fail(c, results,
+                           "the server has answered the last command again");
     } else if (answer == MESSAGE_VERSION)
         outcome = SHIM_UNSUPPORTED;
     else if (answer == MESSAGE_NOOP)
@@ -1252,9 +1751,20 @@ shim_noop(shim_connection *c)
     if (answer == 0)
         outcome = SHIM_FAILED;
     release_signals(&guard);
-    if (outcome == SHIM_OK || outcome == SHIM_UNSUPPORTED)
-        c->idle = true;
-    return leave(c, outcome);
+    c->idle = outcome == SHIM_OK || outcome == SHIM_UNSUPPORTED;
+    return outcome;
+}
+
+/* Begin to send NOOP and read the answer.  UNSUPPORTED: the server is too old, and
+ * the connection as good as before.
+ *
+ * Servers answer in order, so that this also proves that there is nothing left
+ * of the last reply.  An error token may be left of it, or may be an old server's
+ * answer to NOOP.  Asking again tells: what was left shifts the answers by one. */
+static int
+shim_begin_noop(shim_handle *h)
+{
+    return begin_call_work(h, ask_for_noop, new_work());
 }
 
 
@@ -1262,20 +1772,22 @@ shim_noop(shim_connection *c)
  * cannot tell.  poll() does not wake up below the mark, so this tells a slow
  * token from a stalled one. */
 static double
-shim_silence(shim_connection *c)
+shim_silence(shim_handle *h)
 {
     double silence = -1;
 
 #ifdef __linux__
-    if (step_in(c)) {
+    shim_connection *c = step_in(h);
+
+    if (c != NULL) {
         struct tcp_info info;
 
         if (c->fd >= 0 && get_tcp_info(c, &info))
             silence = info.tcpi_last_data_recv / 1000.0;
-        step_out(c, SHIM_OK);
+        step_out(h, c);
     }
 #else
-    (void) c;
+    (void) h;
 #endif
     return silence;
 }
@@ -1284,20 +1796,22 @@ shim_silence(shim_connection *c)
  * something, or 0 for ever where the platform cannot tell.  It tells a slow
  * transfer from a stalled one. */
 static unsigned long long
-shim_progress(shim_connection *c)
+shim_progress(shim_handle *h)
 {
     unsigned long long progress = 0;
 
 #ifdef __linux__
-    if (step_in(c)) {
+    shim_connection *c = step_in(h);
+
+    if (c != NULL) {
         struct tcp_info info;
 
         if (c->fd >= 0 && get_tcp_info(c, &info))
             progress = info.tcpi_bytes_acked + info.tcpi_bytes_received;
-        step_out(c, SHIM_OK);
+        step_out(h, c);
     }
 #else
-    (void) c;
+    (void) h;
 #endif
     return progress;
 }

@@ -9,23 +9,12 @@ How it waits: the socket is watched by the event loop itself (add_reader), so
 that a connection that waits for a slow command, for a server to answer, or for
 the rest of a token holds no thread.  A token is read in the loop's thread when
 all of it is there, and a command is sent there when it fits the socket's
-buffer.  What libremctl can only do by blocking runs in threads, of which a
-process has at most 64 for each kind of work, whatever the number of
-connections: the name service; the handshake with the KDC and the server; one
-that takes longer than a second; one over open(sock=...); noop(), and a command
-or a token that is larger than the socket's buffer; and protocol 1.  Each kind
-keeps only its own waiting.
-
-Calls that wait for a thread are served in their order, and that wait does not
-count for their time-outs.  While others wait, a handshake that has not ended
-within a second gives its thread to them, and begins anew, on a new connection
-and among those that had to do the same, with twice the time for each try, up
-to half a minute; so stalled servers keep nobody from the others.  noop() and
-large commands give their threads away after ten seconds without a byte moving,
-and raise RemctlTimeoutError.  Nobody can take its thread from the name
-service, from a KDC that does not answer, from open(sock=...), which cannot
-begin anew, and from a command in protocol 1, where libremctl has a socket of
-its own.
+buffer.  What libremctl can only do by blocking is done by threads of C, which
+know nothing of Python: the name service; the handshake with the KDC and the
+server; noop(), and a command or a token that is larger than the socket's
+buffer; and protocol 1.  A process has as many of them as such calls are under
+way, 4,096 at most, beyond which calls wait for one to end.  When the system has
+no thread left to give, a call raises RemctlError at once.
 
 A task that is cancelled leaves at once.  The connection's socket is shut down,
 the object is not open, and a thread that is inside libremctl ends by itself;

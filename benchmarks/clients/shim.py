@@ -22,10 +22,10 @@ lengths = ffi.new("size_t[]", [len(argument) for argument in HELLO])
 turns = Turns(given)
 for _ in turns.turns:
     turns.start()
-    lib.shim_command(handle, pointers, lengths, len(HELLO), False)
+    lib.shim_command(handle, pointers, lengths, len(HELLO))
     output = b""
     poll.poll()
-    while (outcome := lib.shim_output(handle, False)) != lib.SHIM_FAILED:
+    while (outcome := lib.shim_output(handle)) != lib.SHIM_FAILED:
         if outcome == lib.SHIM_WAIT:
             poll.poll()
         elif handle.type == lib.REMCTL_OUT_OUTPUT:

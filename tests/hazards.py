@@ -36,6 +36,22 @@ class Hazard(NamedTuple):
 
 HOSTILE = "test_hostile.py::test_hostile_server"
 
+# In the thread that begins them.
+RUN_JOBS_AT_ONCE = Removal(
+    "_jobs.c",
+    {
+        "    if (job->run != NULL) {\n        if (jobs": (
+            "    if (job->run != NULL) {\n"
+            "        pthread_mutex_unlock(&jobs.mutex);\n"
+            "        job->run(job);\n"
+            "        pthread_mutex_lock(&jobs.mutex);\n"
+            "        atomic_store(&job->ended, true);\n"
+            "        wake_caller(job);\n"
+            "    } else if (0) {\n        if (jobs"
+        )
+    },
+)
+
 HAZARDS: dict[int, Hazard] = {
     # Memory errors and crashes
     1: Hazard(
@@ -112,8 +128,8 @@ HAZARDS: dict[int, Hazard] = {
             Removal(
                 "_shim.c",
                 {
-                    "shutdown(c->fd, SHUT_RDWR);\n        shim_release(c);\n": (
-                        "shutdown(c->fd, SHUT_RDWR);\n        end_connection(c);\n"
+                    "shutdown(c->fd, SHUT_RDWR);\n    release_connection(c);\n": (
+                        "shutdown(c->fd, SHUT_RDWR);\n    end_connection(c);\n"
                     )
                 },
             ),
@@ -137,9 +153,9 @@ HAZARDS: dict[int, Hazard] = {
             Removal(
                 "_shim.c",
                 {
-                    "    if (!atomic_exchange(&c->closing, true)) {\n": (
+                    "    if (atomic_exchange(&c->closing, true))\n        return;\n": (
+                        "    atomic_store(&c->closing, true);\n"
                         "    atomic_store(&c->users, 1);\n"
-                        "    if (!atomic_exchange(&c->closing, false)) {\n"
                     )
                 },
             )
@@ -154,9 +170,7 @@ HAZARDS: dict[int, Hazard] = {
         ],
         [
             Removal("_shim.c", {"    output->data = NULL;\n": ""}),
-            Removal(
-                "_shim.c", {"strdup(text);\n    c->idle": "(char *) text;\n    c->idle"}
-            ),
+            Removal("_shim.c", {"->error = strdup(text);": "->error = (char *) text;"}),
         ],
     ),
     10: Hazard(
@@ -202,7 +216,15 @@ HAZARDS: dict[int, Hazard] = {
         "a non-blocking socket makes it spin, and then report an end of file",
         "the socket is made blocking",
         ["test_client.py::test_sock_is_used_and_taken_over"],
-        [Removal("_connect.py", {"    sock.setblocking(True)\n": ""})],
+        [
+            Removal(
+                "_shim.c",
+                {
+                    "    set_nonblocking(c, 0);\n    hold_signals(&guard);\n"
+                    "    c->handed": "    hold_signals(&guard);\n    c->handed"
+                },
+            )
+        ],
     ),
     14: Hazard(
         "with protocol 1, an output's status and error are uninitialised",
@@ -296,11 +318,9 @@ HAZARDS: dict[int, Hazard] = {
             Removal(
                 "_connection.py",
                 {
-                    "        outcome = yield from self._in_time(\n"
-                    "            while_moving(handle, partial(lib.shim_noop": (
+                    "        begun = lib.shim_begin_noop(handle)\n": (
                         "        self.in_flight = False\n"
-                        "        outcome = yield from self._in_time(\n"
-                        "            while_moving(handle, partial(lib.shim_noop"
+                        "        begun = lib.shim_begin_noop(handle)\n"
                     )
                 },
             )
@@ -342,10 +362,7 @@ HAZARDS: dict[int, Hazard] = {
         "handshakes run in threads of their own; the user is told",
         ["test_identity.py::test_another_bindings_cache_is_not_ours"],
         [
-            Removal(
-                "_waiting.py",
-                {"_thread.start_new_thread(self.run, ())": "self.run()"},
-            )
+            RUN_JOBS_AT_ONCE,
         ],
         said="what another GSS-API binding has set for its thread does not count",
     ),
@@ -417,7 +434,7 @@ HAZARDS: dict[int, Hazard] = {
         "the exit status goes through a signed char",
         "128 to 255 are put right",
         ["test_client.py::test_every_status"],
-        [Removal("_shim.c", {"        c->status += 256;\n": "        ;\n"})],
+        [Removal("_shim.c", {"        results->status += 256;\n": "        ;\n"})],
     ),
     34: Hazard(
         "remctl_command() and remctl() cut arguments at NUL",
@@ -519,10 +536,7 @@ HAZARDS: dict[int, Hazard] = {
         "what may block runs in a thread of its own",
         ["test_signals.py::test_ctrl_c_ends_a_call_at_once[handshake]"],
         [
-            Removal(
-                "_waiting.py",
-                {"_thread.start_new_thread(self.run, ())": "self.run()"},
-            )
+            RUN_JOBS_AT_ONCE,
         ],
     ),
     42: Hazard(
@@ -633,14 +647,14 @@ HAZARDS: dict[int, Hazard] = {
             Removal(
                 "_connection.py",
                 {
-                    "(handshake, work, deadline, patience)": (
-                        "(handshake, work, Deadline(0), patience)"
+                    "lib.shim_begin_open(handle), deadline)": (
+                        "lib.shim_begin_open(handle), Deadline(0))"
                     )
                 },
             ),
             Removal(
                 "_connect.py",
-                {"LOOKUP, Deadline(timeout))": "LOOKUP, Deadline(0))"},
+                {"begun, Deadline(timeout))": "begun, Deadline(0))"},
             ),
         ],
     ),
@@ -652,8 +666,8 @@ HAZARDS: dict[int, Hazard] = {
             Removal(
                 "_connection.py",
                 {
-                    "run_in_thread(handshake, work, deadline, patience)": (
-                        "while_moving(self._open_handle(), handshake, deadline.left())"
+                    "lib.shim_begin_open(handle), deadline)": (
+                        "lib.shim_begin_open(handle), Silence(handle, deadline.left()))"
                     )
                 },
             ),
@@ -667,8 +681,9 @@ HAZARDS: dict[int, Hazard] = {
             Removal(
                 "_waiting.py",
                 {
-                    "time.monotonic() + timeout": "time.time() + timeout",
-                    "when - time.monotonic()": "when - time.time()",
+                    "import _thread": "import time\nimport _thread",
+                    "lib.shim_now() + timeout": "time.time() + timeout",
+                    "when - lib.shim_now()": "when - time.time()",
                 },
             )
         ],
@@ -760,7 +775,7 @@ HAZARDS: dict[int, Hazard] = {
             Removal(
                 "_shim.c",
                 {
-                    "    atomic_store(&c->finalized, true);\n    shim_close": (
+                    "    atomic_store(&h->finalized, true);\n    shim_close": (
                         "    return;\n    shim_close"
                     )
                 },
@@ -814,12 +829,10 @@ HAZARDS: dict[int, Hazard] = {
         ["test_processes.py::test_programs_without_standard_streams"],
         [
             Removal(
-                "_shim.c",
+                "_jobs.c",
                 {"#define FIRST_DESCRIPTOR 3\n": "#define FIRST_DESCRIPTOR 0\n"},
             ),
-            Removal(
-                "_shim.c", {"    take_standard_descriptors(taken);\n": "taken[0] = -1;"}
-            ),
+            Removal("_shim.c", {"    take_places(&places);\n": "places.count = 0;"}),
             Removal("_connect.py", {"STDERR_FILENO = 2": "STDERR_FILENO = -1"}),
         ],
     ),
@@ -836,8 +849,8 @@ HAZARDS: dict[int, Hazard] = {
             Removal(
                 "_shim.c",
                 {
-                    "answer = c->does_noop ? MESSAGE_NOOP : exchange_noop(c);": (
-                        "answer = MESSAGE_ERROR;"
+                    "c->does_noop ? MESSAGE_NOOP : exchange_noop(c, results);": (
+                        "MESSAGE_ERROR;"
                     )
                 },
             ),
@@ -851,13 +864,45 @@ HAZARDS: dict[int, Hazard] = {
             Removal(
                 "_ffi.py",
                 {
-                    '    connection = ffi.new("shim_connection *")\n    owner': (
-                        "    connection = owner"
+                    '    handle = ffi.new("shim_handle *")': (
+                        '    handle = ffi.gc(ffi.new("shim_handle *"), lib.shim_free)'
                     ),
-                    " = ffi.gc(connection, lib.shim_free, CONNECTION_SIZE)": (
-                        ' = ffi.gc(ffi.new("shim_connection *"), lib.shim_free)'
+                    "handle, ffi.gc(handle, lib.shim_free, CONNECTION_SIZE)": (
+                        "handle, handle"
                     ),
                 },
+            )
+        ],
+    ),
+    66: Hazard(
+        "a caller leaves what a thread is still using",
+        "a job has two users, its caller and its thread; who leaves last frees it",
+        ["test_jobs.py::test_nothing_is_left_of_jobs_that_were_left"],
+        [
+            Removal(
+                "_jobs.c",
+                {"atomic_store(&job->users, 2);": "atomic_store(&job->users, 1);"},
+            )
+        ],
+    ),
+    67: Hazard(
+        "a forked child has none of the threads that run jobs",
+        "it forgets them, their jobs and these jobs' descriptors",
+        ["test_jobs.py::test_a_child_forgets_the_jobs"],
+        [
+            Removal(
+                "_jobs.c", {"        close_descriptors(jobs.youngest);\n": "break;"}
+            ),
+            Removal("_jobs.c", {"jobs.waiting = jobs.threads = jobs.parked = 0;": ""}),
+        ],
+    ),
+    68: Hazard(
+        "a thread cannot be had, and a call that blocks does not end",
+        "RemctlError at once",
+        ["test_jobs.py::test_no_thread_to_be_had"],
+        [
+            Removal(
+                "_jobs.c", {"            error = start_thread();": "start_thread();"}
             )
         ],
     ),

@@ -4,7 +4,7 @@
  *
  *     shim_threads PORT PRINCIPAL ROUNDS
  *
- * tests/shim_threads.py builds and runs this, with a server that has the
+ * tests/thread_sanitizer.py builds and runs this, with a server that has the
  * commands of tests/commands on 127.0.0.1.  The threads keep to what the
  * shim's own comments, and Remctl's lock, promise.  What they cannot leave to
  * a sanitizer they see for themselves, and exit with 1: a descriptor that is
@@ -60,31 +60,31 @@ pause_for_up_to(long microseconds)
 
 /* What Python does when it makes a connection over SOCKET, and when nobody has
  * its handle any more. */
-static shim_connection *
+static shim_handle *
 create(int socket)
 {
-    shim_connection *c = calloc(1, sizeof(*c));
+    shim_handle *h = calloc(1, sizeof(*h));
 
-    require(c != NULL, "calloc");
-    require(shim_init(c, socket, "localhost", principal, NULL, NULL),
+    require(h != NULL, "calloc");
+    require(shim_init(h, socket, "localhost", principal, NULL, NULL),
             "shim_init");
-    return c;
+    return h;
 }
 
 static void
-finalize(shim_connection *c)
+finalize(shim_handle *h)
 {
-    shim_free(c);
+    shim_free(h);
 }
 
 static void
-destroy(shim_connection *c)
+destroy(shim_handle *h)
 {
-    free(c);
+    free(h);
 }
 
 /* A connection to the server, without the handshake. */
-static shim_connection *
+static shim_handle *
 connect_to_server(void)
 {
     struct sockaddr_in address = {
@@ -93,63 +93,98 @@ connect_to_server(void)
         .sin_addr.s_addr = htonl(INADDR_LOOPBACK),
     };
     int fd = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
-    shim_connection *c;
+    shim_handle *h;
 
     require(fd >= 0, "socket");
     require(connect(fd, (struct sockaddr *) &address, sizeof(address)) == 0,
             "connect");
-    c = create(fd);
+    h = create(fd);
     close(fd);
-    return c;
+    return h;
 }
 
 /* One that nobody is at the other end of, which takes no time to make. */
-static shim_connection *
+static shim_handle *
 connect_to_nobody(void)
 {
     int pair[2];
-    shim_connection *c;
+    shim_handle *h;
 
     require(socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, pair) == 0,
             "socketpair");
-    c = create(pair[0]);
+    h = create(pair[0]);
     close(pair[0]);
     close(pair[1]);
-    return c;
+    return h;
 }
 
 
 /* Wait for the next token as Python does. */
 static void
-wait_for_token(shim_connection *c)
+wait_for_token(shim_handle *h)
 {
-    if (shim_hold(c)) {
-        struct pollfd readable = {.fd = c->fd, .events = POLLIN};
+    if (shim_hold(h)) {
+        struct pollfd readable = {.fd = shim_fileno(h), .events = POLLIN};
 
         poll(&readable, 1, 1000);
-        shim_release(c);
+        shim_release(h);
     }
 }
 
+/* Wait for the job that has BEGUN, as Python does. */
 static int
-send_command(shim_connection *c, const char *name)
-{
-    char *const data[] = {(char *) "test", (char *) name};
-    const size_t lengths[] = {4, strlen(name)};
-    int outcome = shim_command(c, data, lengths, 2, 0);
-
-    return outcome == SHIM_BLOCKS ? shim_command(c, data, lengths, 2, 1)
-                                  : outcome;
-}
-
-static int
-read_token_or_wait(shim_connection *c, bool may_block)
+wait_for_job(shim_handle *h, int begun)
 {
     int outcome;
 
-    while ((outcome = shim_output(c, may_block)) == SHIM_WAIT)
-        wait_for_token(c);
-    return outcome == SHIM_BLOCKS ? shim_output(c, 1) : outcome;
+    if (begun != SHIM_OK)
+        return begun;
+    while ((outcome = shim_end(h)) == SHIM_WAIT) {
+        struct pollfd ended = {.fd = shim_job_fileno(h), .events = POLLIN};
+
+        poll(&ended, 1, 1000);
+    }
+    return outcome;
+}
+
+/* Wait for it, or leave every now and then, as a caller that is interrupted, who
+ * closes the connection. */
+static atomic_bool interruptible;
+
+static int
+finish(shim_handle *h, int begun)
+{
+    static atomic_uint turn;
+
+    if (begun != SHIM_OK || !atomic_load(&interruptible)
+        || atomic_fetch_add(&turn, 1) % 50 != 0)
+        return wait_for_job(h, begun);
+    shim_abandon(h);
+    shim_close(h);
+    return SHIM_FAILED;
+}
+static int
+send_words(shim_handle *h, const char *name)
+{
+    char *const data[] = {(char *) "test", (char *) name};
+    const size_t lengths[] = {4, strlen(name)};
+    int outcome = shim_command(h, data, lengths, 2);
+
+    return outcome == SHIM_BLOCKS
+               ? finish(h, shim_begin_command(h, data, lengths, 2))
+               : outcome;
+}
+
+static int
+read_token_or_wait(shim_handle *h, bool may_block)
+{
+    int outcome;
+
+    if (may_block)
+        return finish(h, shim_begin_output(h));
+    while ((outcome = shim_output(h)) == SHIM_WAIT)
+        wait_for_token(h);
+    return outcome == SHIM_BLOCKS ? finish(h, shim_begin_output(h)) : outcome;
 }
 
 /* Run a command, whose reply has two tokens, and exchange NOOPs.  Returns the
@@ -157,39 +192,40 @@ read_token_or_wait(shim_connection *c, bool may_block)
  * meanwhile, and whoever wants the results, or to hold the connection, would
  * have kept it from coming. */
 static int
-run_command(shim_connection *c, bool finalized)
+run_command(shim_handle *h, bool finalized)
 {
     static atomic_uint turn;
     volatile unsigned long long sum = 0;
     bool may_block = finalized || atomic_fetch_add(&turn, 1) % 2;
-    int outcome = send_command(c, "hello");
+    int outcome = send_words(h, "hello");
     int tokens;
     size_t i;
 
     for (tokens = 0; tokens < 2 && outcome == SHIM_OK; tokens++) {
-        outcome = read_token_or_wait(c, may_block);
+        outcome = read_token_or_wait(h, may_block);
         if (outcome == SHIM_OK && !finalized) {
-            sum += (unsigned int) c->type;
-            for (i = 0; i < c->length; i++)
-                sum += (unsigned char) c->data[i];
+            sum += (unsigned int) h->type;
+            for (i = 0; i < h->length; i++)
+                sum += (unsigned char) h->data[i];
         }
     }
     if (outcome == SHIM_OK)
-        outcome = shim_noop(c);
-    if (outcome == SHIM_FAILED && !finalized && c->error != NULL)
-        sum += strlen(c->error);
+        outcome = finish(h, shim_begin_noop(h));
+    if (outcome == SHIM_FAILED && !finalized && h->error != NULL)
+        sum += strlen(h->error);
     return outcome;
 }
 
 
 /* What the threads of a round share. */
 struct round {
-    shim_connection *c;
+    shim_handle *h;
     pthread_mutex_t lock; /* Remctl's: one call at a time */
     pthread_barrier_t start;
     bool opened;    /* under the lock */
     bool finalized; /* by shim_free(), while it is in use */
     atomic_bool over;
+    atomic_bool planted; /* the race */
     atomic_size_t ending; /* threads in begin_and_end() */
 };
 
@@ -203,10 +239,10 @@ make_calls(void *argument)
     do {
         pthread_mutex_lock(&round->lock);
         if (!round->opened) {
-            outcome = shim_open(round->c);
+            outcome = finish(round->h, shim_begin_open(round->h));
             round->opened = true;
         } else
-            outcome = run_command(round->c, round->finalized);
+            outcome = run_command(round->h, round->finalized);
         pthread_mutex_unlock(&round->lock);
     } while (outcome == SHIM_OK);
     return NULL;
@@ -217,22 +253,24 @@ static void *
 look_on(void *argument)
 {
     struct round *round = argument;
-    shim_connection *c = round->c;
+    shim_handle *h = round->h;
     volatile unsigned long long sum = 0;
+#ifdef PLANT_A_RACE
+    bool planter = !atomic_exchange(&round->planted, true);
+    int i;
+#endif
 
     pthread_barrier_wait(&round->start);
     while (!atomic_load(&round->over)) {
-        if (!round->finalized && shim_hold(c)) {
-            if (fcntl(c->fd, F_GETFD) < 0)
-                complain("a descriptor was closed while it was held");
-            shim_release(c);
-        }
-        sum += c->fd < 0; /* while_moving() and fileno() do not hold it */
-        sum += shim_silence(c) < 0;
-        sum += shim_progress(c);
-        sum += shim_was_reset(c);
+        sum += shim_fileno(h) < 0;
+        shim_wake(h);
+        sum += shim_silence(h) < 0;
+        sum += shim_progress(h);
+        sum += shim_was_reset(h);
 #ifdef PLANT_A_RACE
-        c->stream = 7;
+        /* One of them: it is the shim's functions that it must race with. */
+        for (i = 0; i < 1000 && planter; i++)
+            *(volatile int *) &h->stream = i;
 #endif
         sched_yield();
     }
@@ -276,8 +314,8 @@ close_at_some_time(void *argument)
 
     pthread_barrier_wait(&round->start);
     pause_for_up_to(20000);
-    shim_close(round->c);
-    shim_close(round->c);
+    shim_close(round->h);
+    shim_close(round->h);
     return NULL;
 }
 
@@ -291,19 +329,20 @@ use_and_end(bool finalized)
         look_on,    be_a_stranger, look_on};
     const size_t ending = 4; /* the first of those that go on until then */
     pthread_t threads[LENGTH(functions)];
-    struct round round = {.c = connect_to_server(),
+    struct round round = {.h = connect_to_server(),
                           .lock = PTHREAD_MUTEX_INITIALIZER,
                           .finalized = finalized};
     size_t i;
 
     alarm(LONGEST_ROUND_S);
+    atomic_store(&interruptible, true);
     pthread_barrier_init(&round.start, NULL, LENGTH(functions) + 1);
     for (i = 0; i < LENGTH(functions); i++)
         pthread_create(&threads[i], NULL, functions[i], &round);
     pthread_barrier_wait(&round.start);
     if (finalized) {
         pause_for_up_to(20000);
-        finalize(round.c);
+        finalize(round.h);
     }
     for (i = 0; i < ending; i++)
         pthread_join(threads[i], NULL);
@@ -311,9 +350,10 @@ use_and_end(bool finalized)
     for (; i < LENGTH(functions); i++)
         pthread_join(threads[i], NULL);
     if (!finalized)
-        finalize(round.c);
-    destroy(round.c);
+        finalize(round.h);
+    destroy(round.h);
     pthread_barrier_destroy(&round.start);
+    atomic_store(&interruptible, false);
 }
 
 
@@ -348,13 +388,13 @@ let_go_of_inherited(void *argument)
     struct round *round = argument;
 
     pthread_barrier_wait(&round->start);
-    shim_close(round->c);
-    if (shim_hold(round->c))
+    shim_close(round->h);
+    if (shim_hold(round->h))
         complain("a child can hold its parent's connection");
-    if (send_command(round->c, "hello") != SHIM_CLOSED)
+    if (send_words(round->h, "hello") != SHIM_CLOSED)
         complain("a child can use its parent's connection");
     check_descriptors();
-    shim_close(round->c);
+    shim_close(round->h);
     return NULL;
 }
 
@@ -364,47 +404,48 @@ static void
 let_go_in_child(void)
 {
     pthread_t threads[4];
-    struct round round = {.c = connect_to_server()};
+    struct round round = {.h = connect_to_server()};
     pid_t child;
     size_t i;
 
     alarm(LONGEST_ROUND_S);
-    require(shim_open(round.c) == SHIM_OK, "shim_open");
+    require(wait_for_job(round.h, shim_begin_open(round.h)) == SHIM_OK,
+            "shim_begin_open");
     if (fork_child(&child)) {
         pthread_barrier_init(&round.start, NULL, LENGTH(threads));
         for (i = 0; i < LENGTH(threads); i++)
             pthread_create(&threads[i], NULL, let_go_of_inherited, &round);
         for (i = 0; i < LENGTH(threads); i++)
             pthread_join(threads[i], NULL);
-        finalize(round.c);
+        finalize(round.h);
         _exit(atomic_load(&complaints) > 0);
     }
     wait_for_child(child, "a child whose threads let go of a connection");
-    if (run_command(round.c, false) != SHIM_OK)
+    if (run_command(round.h, false) != SHIM_OK)
         complain("a child has disturbed its parent's connection");
-    finalize(round.c);
-    destroy(round.c);
+    finalize(round.h);
+    destroy(round.h);
 }
 
 
 /* The connections that begin and end while their process forks. */
-static shim_connection *_Atomic fleeting[4];
+static shim_handle *_Atomic fleeting[4];
 
 static void *
 begin_and_end(void *argument)
 {
     struct round *round = argument;
     size_t own = atomic_fetch_add(&round->ending, 1);
-    shim_connection *c;
+    shim_handle *h;
 
     pthread_barrier_wait(&round->start);
     while (!atomic_load(&round->over)) {
-        c = connect_to_nobody();
-        atomic_store(&fleeting[own], c);
-        shim_close(c);
+        h = connect_to_nobody();
+        atomic_store(&fleeting[own], h);
+        shim_close(h);
         atomic_store(&fleeting[own], NULL);
-        finalize(c);
-        destroy(c);
+        finalize(h);
+        destroy(h);
     }
     return NULL;
 }
@@ -416,7 +457,7 @@ run_commands(void *argument)
 
     pthread_barrier_wait(&round->start);
     while (!atomic_load(&round->over))
-        if (run_command(round->c, false) != SHIM_OK) {
+        if (run_command(round->h, false) != SHIM_OK) {
             complain("a child has disturbed its parent's connection");
             break;
         }
@@ -428,13 +469,14 @@ static void
 fork_meanwhile(void)
 {
     pthread_t ending[LENGTH(fleeting)], running;
-    struct round round = {.c = connect_to_server()};
-    shim_connection *c;
+    struct round round = {.h = connect_to_server()};
+    shim_handle *h;
     pid_t child;
     size_t i, forks;
 
     alarm(LONGEST_ROUND_S);
-    require(shim_open(round.c) == SHIM_OK, "shim_open");
+    require(wait_for_job(round.h, shim_begin_open(round.h)) == SHIM_OK,
+            "shim_begin_open");
     pthread_barrier_init(&round.start, NULL, LENGTH(ending) + 2);
     for (i = 0; i < LENGTH(ending); i++)
         pthread_create(&ending[i], NULL, begin_and_end, &round);
@@ -444,17 +486,17 @@ fork_meanwhile(void)
         pause_for_up_to(500);
         if (fork_child(&child)) {
             for (i = 0; i < LENGTH(fleeting); i++) {
-                c = atomic_load(&fleeting[i]);
-                if (c != NULL) {
-                    shim_close(c);
-                    finalize(c);
+                h = atomic_load(&fleeting[i]);
+                if (h != NULL) {
+                    shim_close(h);
+                    finalize(h);
                 }
             }
-            shim_close(round.c);
-            if (shim_hold(round.c))
+            shim_close(round.h);
+            if (shim_hold(round.h))
                 complain("a child can hold its parent's connection");
             check_descriptors();
-            finalize(round.c);
+            finalize(round.h);
             _exit(atomic_load(&complaints) > 0);
         }
         wait_for_child(child, "a child that was made while a connection ended");
@@ -463,8 +505,8 @@ fork_meanwhile(void)
     for (i = 0; i < LENGTH(ending); i++)
         pthread_join(ending[i], NULL);
     pthread_join(running, NULL);
-    finalize(round.c);
-    destroy(round.c);
+    finalize(round.h);
+    destroy(round.h);
     pthread_barrier_destroy(&round.start);
 }
 
@@ -474,7 +516,7 @@ static void
 exit_meanwhile(void)
 {
     void *(*const functions[])(void *) = {make_calls, begin_and_end, look_on};
-    struct round round = {.c = connect_to_server(),
+    struct round round = {.h = connect_to_server(),
                           .lock = PTHREAD_MUTEX_INITIALIZER};
     pthread_t threads[LENGTH(functions)];
     pid_t child;
@@ -482,8 +524,8 @@ exit_meanwhile(void)
 
     alarm(LONGEST_ROUND_S);
     if (fork_child(&child)) {
-        finalize(round.c);
-        round.c = connect_to_server();
+        finalize(round.h);
+        round.h = connect_to_server();
         pthread_barrier_init(&round.start, NULL, LENGTH(functions) + 1);
         for (i = 0; i < LENGTH(functions); i++)
             pthread_create(&threads[i], NULL, functions[i], &round);
@@ -492,8 +534,8 @@ exit_meanwhile(void)
         exit(atomic_load(&complaints) > 0);
     }
     wait_for_child(child, "a child that exits while its threads are inside");
-    finalize(round.c);
-    destroy(round.c);
+    finalize(round.h);
+    destroy(round.h);
 }
 
 

@@ -14,16 +14,17 @@ import os
 import re
 import socket
 import sys
-import threading
 import time
 from contextlib import ExitStack, contextmanager
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Callable, NamedTuple
 
+from names import names
 from support import descriptors, wait_until
 
 if TYPE_CHECKING:
+    import threading
     from collections.abc import Iterator
 
     from scripted import ScriptedServer
@@ -103,25 +104,13 @@ def connecting(_: Callable[..., ScriptedServer]) -> Iterator[Stage]:
 @contextmanager
 def resolving(_: Callable[..., ScriptedServer]) -> Iterator[Stage]:
     """A mute name service."""
-    asked, end = threading.Event(), threading.Event()
-    getaddrinfo = socket.getaddrinfo
-
-    def mute(host: bytes, *arguments: Any, **options: Any) -> Any:
-        if host == b"mute.invalid" and options.get("flags") != socket.AI_NUMERICHOST:
-            asked.set()
-            end.wait()
-            raise socket.gaierror
-        return getaddrinfo(host, *arguments, **options)
-
-    # Python's, not the package's: a test cannot change the machine's name service.
-    socket.getaddrinfo = mute  # type: ignore[assignment]  # as the test needs it
-    try:
+    with names().know("mute.invalid", mute=True) as service:
         yield Stage(
-            nothing, lambda client: client.open("mute.invalid", 1), asked.wait, end.set
+            nothing,
+            lambda client: client.open("mute.invalid", 1),
+            service.wait_until_asked,
+            service.answer,
         )
-    finally:
-        end.set()
-        socket.getaddrinfo = getaddrinfo
 
 
 @contextmanager

@@ -63,10 +63,7 @@ def background(function, *arguments):
     while thread.is_alive():
         frame = sys._current_frames().get(thread.ident)
         if frame and frame.f_code.co_filename.endswith("_waiting.py"):
-            # Some CPythons crash in a thread that starts during their exit.
-            claim = getattr(frame.f_locals.get("self"), "_claim", None)
-            if claim is None or claim.locked():
-                return thread
+            return thread
         time.sleep(0.01)
 """
 

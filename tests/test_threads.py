@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import sys
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -25,7 +24,6 @@ from stages import (
 from support import run_python, wait_until
 
 import remctl
-from remctl._waiting import Call
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -252,23 +250,6 @@ def test_mixed_calls_corrupt_nothing(server: Server) -> None:
 
 
 # Many objects
-
-
-def test_a_helper_without_memory(
-    server: Server, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Whatever fails in a helper thread, its caller hears of it."""
-
-    class Clock:
-        @staticmethod
-        def monotonic() -> float:
-            if sys._getframe(1).f_code is Call.run.__code__:
-                raise MemoryError
-            return time.monotonic()
-
-    monkeypatch.setattr("remctl._waiting.time", Clock)
-    with pytest.raises(MemoryError):
-        remctl.Remctl(server.host, server.port, timeout=5)
 
 
 def test_objects_in_threads_run_in_parallel(server: Server, tmp_path: Path) -> None:

@@ -14,7 +14,8 @@ from contextlib import ExitStack, contextmanager, suppress
 from typing import TYPE_CHECKING, Any, Callable
 
 import pytest
-from support import run_python
+from names import names
+from support import commands, run_python
 
 import remctl
 
@@ -99,35 +100,14 @@ def test_the_constructor_times_out() -> None:
         remctl.Remctl(HOST, port, timeout=TIMEOUT)
 
 
-def resolve_with(
-    monkeypatch: pytest.MonkeyPatch, look_up: Callable[[], list[Any]]
-) -> None:
-    """Look NAME up so: only root could make the real resolver do as tests need it."""
-    own = socket.getaddrinfo
-
-    def getaddrinfo(*arguments: Any, **options: Any) -> Any:
-        numeric = options.get("flags", 0) & socket.AI_NUMERICHOST
-        if arguments[0] == NAME.encode() and not numeric:
-            return look_up()
-        return own(*arguments, **options)
-
-    monkeypatch.setattr(socket, "getaddrinfo", getaddrinfo)
-
-
-def addresses(*numbers: str) -> list[Any]:
-    """Return what socket.getaddrinfo() does for a name with these addresses."""
-    return [
-        (socket.AF_INET, socket.SOCK_STREAM, 0, "", (number, 0)) for number in numbers
-    ]
-
-
-def test_each_address_has_its_own_time(
-    server: Server, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_each_address_has_its_own_time(realm: Realm) -> None:
     """S24: after two addresses that do not answer the third one is tried."""
-    found = addresses("127.0.0.2", "127.0.0.3", "127.0.0.1")
-    resolve_with(monkeypatch, lambda: found)
-    with full("127.0.0.2", server.port), full("127.0.0.3", server.port):
+    with ExitStack() as stack:
+        server = stack.enter_context(realm.server(commands(realm), address="127.0.0.4"))
+        for address in ("127.0.0.2", "127.0.0.3"):
+            stack.enter_context(full(address, server.port))
+        addresses = ["127.0.0.2", "127.0.0.3", "127.0.0.4"]
+        stack.enter_context(names().know(NAME, *addresses))
         start = time.monotonic()
         with remctl.Remctl(timeout=3 * TIMEOUT) as client:
             client.open(NAME, server.port, server.principal)
@@ -135,32 +115,21 @@ def test_each_address_has_its_own_time(
             assert client.run(["test", "hello"]).stdout == b"hello world\n"
 
 
-def test_all_addresses_together_time_out(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_all_addresses_together_time_out() -> None:
     """S24: two addresses that do not answer take twice the time."""
-    resolve_with(monkeypatch, lambda: addresses("127.0.0.2", "127.0.0.3"))
-    with full("127.0.0.2") as port, full("127.0.0.3", port), times_out(2 * TIMEOUT):
-        remctl.Remctl(NAME, port, timeout=TIMEOUT)
+    with names().know(NAME, "127.0.0.2", "127.0.0.3"), full("127.0.0.2") as port:
+        with full("127.0.0.3", port), times_out(2 * TIMEOUT):
+            remctl.Remctl(NAME, port, timeout=TIMEOUT)
 
 
-def test_the_name_service_times_out(
-    server: Server, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Item 6 of the issue: a resolver that does not answer."""
-    given_up = threading.Event()
-
-    def mute() -> list[Any]:
-        given_up.wait()
-        return []
-
-    resolve_with(monkeypatch, mute)
+def test_the_name_service_times_out(server: Server) -> None:
+    """S24: a resolver that does not answer."""
     client = remctl.Remctl(timeout=TIMEOUT)
-    try:
+    with names().know(NAME, mute=True):
         with times_out() as caught:
             client.open(NAME, 4373)
         assert caught.match(f"^unknown host {NAME}: ")
         check_lost(client, server, caught.value)
-    finally:
-        given_up.set()
 
 
 # The handshake

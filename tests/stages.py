@@ -4,7 +4,7 @@
 ``with STAGES[name](scripted) as stage`` has a server (a KDC, a name service) that is
 mute at this place.  ``stage.prepare(client)`` leads there, ``stage.call(client)``
 blocks, and ``stage.wait_for(thread)`` waits until it does.  ``stage.let_go()`` ends
-what the package cannot reach: a helper thread inside libc, libkrb5 or libremctl.
+what the package cannot reach: a thread of the shim inside libc, libkrb5 or libremctl.
 """
 
 from __future__ import annotations
@@ -68,7 +68,7 @@ def blocked(thread: threading.Thread) -> bool:
 
 
 def in_use() -> tuple[int, int]:
-    """Return how many descriptors and threads there are, helpers in C included."""
+    """Return how many descriptors and threads there are, those in C included."""
     return descriptors(), len(list(Path("/proc/self/task").iterdir()))
 
 

@@ -325,8 +325,8 @@ def test_finalizer_in_the_middle_of_a_call(server: Server) -> None:
     assert result.stdout == "the object is in use by the interrupted call\n" * 2
 
 
-def test_client_is_collected_while_its_helper_is_inside(scripted: Start) -> None:
-    """An interrupted call's helper thread keeps the C memory until it leaves."""
+def test_client_is_collected_while_its_job_runs(scripted: Start) -> None:
+    """The job of an interrupted call keeps what it needs until it ends."""
     before = in_use()
     with STAGES["kdc"](scripted) as stage:
         client = remctl.Remctl()
@@ -451,7 +451,7 @@ def test_nothing_is_left_of_calls_that_close_ended(
 
 
 def test_close_at_any_line_of_open_leaves_nothing(server: Server) -> None:
-    """S44: as another thread's close() may come: no helper, nor its socket, stays."""
+    """S44: as another thread's close() may come: no job, nor its socket, stays."""
     open_run_close(server)
     package = str(Path(remctl.__file__).parent)
     with socket.create_server(("127.0.0.1", 0), backlog=1000) as silent:

@@ -475,7 +475,7 @@ def test_a_time_out_bounds_each_command(
 
 @pytest.mark.blocking_only
 def test_what_a_time_out_leaves_behind_ends_by_itself(scripted: Scripted) -> None:
-    """The helper thread, whose socket is libremctl's, where its time-outs are safe."""
+    """The job, whose socket is libremctl's, where its time-outs are safe."""
     mute = scripted(SERVE, [P1, "read", "mic", "hang"])
     result = run_python(
         """

@@ -171,7 +171,7 @@ def test_a_mute_kdc_times_out(realm: Realm, server: Server, tmp_path: Path) -> N
             " dns_canonicalize_hostname = false\n udp_preference_limit = 1\n"
             f"[realms]\n {realm.name} = {{\n  kdc = 127.0.0.1:{port}\n }}\n"
         )
-        # In a process of its own, as libkrb5 goes on waiting in a helper thread.
+        # In a process of its own, as libkrb5 goes on waiting in a thread.
         result = run_python(
             """
             import os, sys, time, remctl
@@ -261,7 +261,7 @@ def test_a_stalled_server_times_out(
 def test_half_a_token_larger_than_the_receive_memory_times_out(
     scripted: Scripted, server: Server
 ) -> None:
-    """S24: also where the helper thread has to read."""
+    """S24: also where a job has to read."""
     half = ["output", {"size": 1_048_500, "cut": 1_000_000}]
     stalled = scripted(["handshake", "read", half, "hang"])
     sock = socket.socket()
@@ -311,7 +311,7 @@ def test_slow_but_moving_answers_do_not_time_out(
 
 
 def test_a_slow_token_larger_than_the_receive_memory(scripted: Scripted) -> None:
-    """S24: nor does it where the helper thread has to read."""
+    """S24: nor does it where a job has to read."""
     token = ["output", {"size": 1_048_500, "chunk": 70_000, "delay": 0.06}]
     slow = scripted(["handshake", "read", token, "status"])
     sock = socket.socket()

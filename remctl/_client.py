@@ -17,7 +17,7 @@ from remctl._waiting import block
 
 if TYPE_CHECKING:
     import socket
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Generator, Iterable, Iterator
     from types import FrameType, TracebackType
 
     from typing_extensions import Self
@@ -109,6 +109,9 @@ class Remctl(RemctlBase):
     server.  The next call then raises RemctlNotOpenedError, and open() opens
     a new one.
     """
+
+    # The last call that had to wait.
+    _waiting: Generator[object, None, None] | None = None
 
     def __init__(
         self,
@@ -280,7 +283,7 @@ class Remctl(RemctlBase):
     def _command(self, arguments: list[bytes], must_finish: bool = False) -> None:
         connection = self._opened_connection()
         if not connection.command_now(arguments, must_finish):
-            block(connection.command_later(arguments, self._timeout))
+            self._block(connection.command_later(arguments, self._timeout))
 
     def _next_token(self) -> RemctlOutput:
         connection = self._readable_connection()
@@ -288,7 +291,7 @@ class Remctl(RemctlBase):
         token = connection.output_now()
         if token is not None:
             return token
-        return block(connection.output_later(self._timeout))
+        return self._block(connection.output_later(self._timeout))
 
     def _run(self, arguments: list[bytes]) -> RemctlSimpleResult:
         self._command(arguments, must_finish=True)
@@ -299,7 +302,12 @@ class Remctl(RemctlBase):
                 return result
 
     def _drive(self, steps: Steps[T]) -> T:
-        return self._exclusively(lambda: block(steps))
+        return self._exclusively(lambda: self._block(steps))
+
+    def _block(self, steps: Steps[T]) -> T:
+        self._waiting = block(steps)
+        (result,) = self._waiting
+        return result
 
     def _exclusively(self, function: Callable[[], T]) -> T:
         """Call FUNCTION while no other thread uses the connection."""
@@ -307,6 +315,13 @@ class Remctl(RemctlBase):
         while lock._is_owned():  # type: ignore[attr-defined]  # noqa: SLF001
             if self._interrupted_call():
                 raise RemctlError("the object is in use by the interrupted call")
+            if self._is_waiting():
+                # gevent and eventlet switch there, and greenlets that have this lock
+                # from before the patches, or without those of threads, are one thread.
+                raise RemctlError(
+                    "the object is in use by another greenlet, and its lock is one of "
+                    "threads: patch them before its first call"
+                )
             # Left behind: on PyPy and CPython 3.9 an interrupt can come between
             # the end of a with block and the release of its lock.
             lock.release()
@@ -340,9 +355,13 @@ class Remctl(RemctlBase):
             frame = frame.f_back
         return False
 
+    def _is_waiting(self) -> bool:
+        """Whether a call on this object waits, in any thread or greenlet."""
+        return self._waiting is not None and self._waiting.gi_running
+
     def _in_use(self) -> bool:
         """Whether a call on this object is under way, in any thread."""
-        if self._interrupted_call():
+        if self._interrupted_call() or self._is_waiting():
             return True
         if not self._lock.acquire(blocking=False):
             return True

@@ -3,12 +3,12 @@
 
 from __future__ import annotations
 
+import _socket
 import ipaddress
 import math
 import operator
 import os
 import socket
-import sys
 from enum import Enum, Flag
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, NamedTuple, SupportsIndex, Union
@@ -117,8 +117,9 @@ def source_family(source: str) -> socket.AddressFamily:
 
 def connected_socket(sock: socket.socket) -> socket.socket:
     """Check a socket that a connection is to take over."""
-    ssl = sys.modules.get("ssl")
-    if not isinstance(sock, socket.socket) or (ssl and isinstance(sock, ssl.SSLSocket)):
+    # Either is a socket's class: gevent and eventlet put theirs in socket's place.
+    plain = isinstance(sock, (_socket.socket, socket.socket))
+    if not plain or hasattr(sock, "do_handshake"):  # as TLS sockets have, all of them
         raise TypeError(f"sock must be a plain socket, not {type(sock).__name__}")
     if sock.fileno() < 0:
         raise ValueError("sock must be open")

@@ -1,0 +1,421 @@
+# SPDX-License-Identifier: MIT
+"""The blocking twin under gevent and eventlet, which make greenlets of threads.
+
+Each test is a program in an interpreter of its own, as the patches are for ever.
+"""
+
+from __future__ import annotations
+
+import pickle
+import re
+import subprocess
+import sys
+import textwrap
+import time
+import urllib.request
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Callable
+
+import pytest
+from stages import STAGES
+from support import run_python, wait_until
+
+if TYPE_CHECKING:
+    from scripted import ScriptedServer
+
+    from remctl.testing import Server
+
+    Scripted = Callable[..., ScriptedServer]
+    Run = Callable[..., list[str]]
+
+GEVENT = "from gevent import Timeout, kill, sleep, spawn, spawn_later, wait"
+# It says that it is deprecated.
+EVENTLET = """\
+import warnings
+warnings.simplefilter("ignore")
+import eventlet
+from eventlet import Timeout, kill, sleep, spawn, spawn_after as spawn_later
+def wait(greenlets):
+    for each in greenlets:
+        each.wait()
+"""
+PATCH_GEVENT = "import gevent.monkey; gevent.monkey.patch_all()"
+PATCH_EVENTLET = "eventlet.monkey_patch()"
+IMPORT = "import remctl"
+
+ORDERS = {
+    "gevent, import last": [PATCH_GEVENT, IMPORT, GEVENT],
+    "gevent, import first": [IMPORT, PATCH_GEVENT, GEVENT],
+    "eventlet, import last": [EVENTLET, PATCH_EVENTLET, IMPORT],
+    "eventlet, import first": [IMPORT, EVENTLET, PATCH_EVENTLET],
+}
+
+# What all programs have: a greenlet that counts, and takes a hundredth of a second.
+COUNT = """
+import sys, time
+
+ticks = 0
+def count():
+    global ticks
+    while True:
+        sleep(0.01)
+        ticks += 1
+counting = spawn(count)
+"""
+
+
+def run(
+    prologue: list[str], code: str, *arguments: object, stderr: str = ""
+) -> list[str]:
+    """Run CODE after PROLOGUE, and return the lines that it prints."""
+    program = "\n".join([*prologue, COUNT, textwrap.dedent(code)])
+    result = run_python(program, *arguments)
+    assert result.returncode == 0, result.stderr
+    assert re.fullmatch(stderr, result.stderr)
+    return result.stdout.splitlines()
+
+
+@pytest.fixture(params=ORDERS)
+def run_green(request: pytest.FixtureRequest) -> Run:
+    """Run a program under gevent or eventlet."""
+    return partial(run, ORDERS[request.param])
+
+
+def test_calls(run_green: Run, server: Server) -> None:
+    """All of them, and the name service; others run meanwhile."""
+    code = """
+    host, port = sys.argv[1], int(sys.argv[2])
+    with remctl.Remctl(host, port, timeout=30) as r:
+        print(r.run(["test", "hello"]).stdout)
+        r.command(["test", "lines", 1])
+        print([token.type for token in r], r.output().type)
+        print(len(r.run(["test", "digest", b"x" * 8_000_000]).stdout))
+        print(r.noop(), r.opened)
+        before = ticks
+        r.run(["test", "sleep", "0.5"])
+        print(ticks - before >= 20)
+    print(remctl.remctl(host, port, None, ["test", "status", 3]).status)
+    """
+    assert run_green(code, server.host, server.port) == [
+        "b'hello world\\n'",
+        "['output', 'status'] done",
+        "73",
+        "True True",
+        "True",
+        "3",
+    ]
+
+
+# A call that blocks, in every stage
+
+
+class Recorder:
+    """Stands for a Remctl, and keeps the calls."""
+
+    def __init__(self) -> None:
+        self.calls: list[tuple[str, tuple[Any, ...]]] = []
+
+    def __getattr__(self, name: str) -> Callable[..., None]:
+        return lambda *arguments: self.calls.append((name, arguments))
+
+
+WAYS_OUT = """
+import pickle
+
+with open(sys.argv[1], "rb") as file:
+    stages = pickle.load(file)
+
+class Own(BaseException):
+    pass
+
+def leave(name, calls, way):
+    client = remctl.Remctl(timeout=1 if way == "timeout" else None)
+    if way == "close":
+        spawn_later(1, client.close)
+    try:
+        with Timeout(1 if way == "Timeout" else None, Own):
+            for method, arguments in calls:
+                getattr(client, method)(*arguments)
+    except BaseException as error:
+        print(name, way, type(error).__name__, client.opened, sep=", ")
+
+start = time.monotonic()
+greenlets = []
+for name, calls in stages.items():
+    for way in "timeout", "close", "kill", "Timeout":
+        greenlets.append(spawn(leave, name, calls, way))
+        if way == "kill":
+            spawn_later(1, kill, greenlets[-1])
+wait(greenlets)
+print(ticks >= 20, time.monotonic() - start < 10)
+"""
+
+EXCEPTIONS = {
+    "timeout": "RemctlTimeoutError",
+    "close": "RemctlError",
+    "kill": "GreenletExit",
+    "Timeout": "Own",
+}
+
+# The whole process asks one KDC, and the name service is not that of another process.
+TOGETHER = [name for name in STAGES if name not in ("kdc", "name service")]
+
+
+@pytest.mark.parametrize("names", [TOGETHER, ["kdc"]], ids=["servers", "kdc"])
+def test_ways_out_of_a_call(
+    run_green: Run, scripted: Scripted, tmp_path: Path, names: list[str]
+) -> None:
+    """S43: the time-out, close(), kill() and the framework's own time-out, at once."""
+    calls = {}
+    with ExitStack() as stack:
+        for name in names:
+            stage = stack.enter_context(STAGES[name](scripted))
+            recorder: Any = Recorder()
+            stage.prepare(recorder)
+            stage.call(recorder)
+            calls[name] = recorder.calls
+        file = tmp_path / "stages"
+        file.write_bytes(pickle.dumps(calls))
+        *lines, last = run_green(WAYS_OUT, file)
+    assert sorted(lines) == sorted(
+        f"{name}, {way}, {exception}, False"
+        for name in names
+        for way, exception in EXCEPTIONS.items()
+    )
+    assert last == "True True"
+
+
+def test_a_mute_name_service(run_green: Run, tmp_path: Path) -> None:
+    """It blocks nobody, and each way out is one."""
+    file = tmp_path / "stages"
+    file.write_bytes(pickle.dumps({"names": [("open", ("mute.invalid", 1))]}))
+    here = Path(__file__).parent
+    code = f"""
+    sys.path.insert(0, {str(here)!r})
+    from names import names
+    with names().know("mute.invalid", mute=True):
+    """
+    program = textwrap.dedent(code) + textwrap.indent(WAYS_OUT, "    ")
+    *lines, last = run_green(program, file)
+    assert sorted(lines) == sorted(
+        f"names, {way}, {exception}, False" for way, exception in EXCEPTIONS.items()
+    )
+    assert last == "True True"
+
+
+def test_ctrl_c(run_green: Run, server: Server) -> None:
+    """It ends a call of the main greenlet at once."""
+    code = """
+    import os
+    r = remctl.Remctl(sys.argv[1], int(sys.argv[2]))
+    kill(counting)  # or it may be the one that is interrupted
+    os.system("(sleep 0.5; kill -INT $PPID) &")
+    start = time.monotonic()
+    try:
+        r.run(["test", "sleep", 30])
+    except KeyboardInterrupt:
+        print(r.opened, time.monotonic() - start < 5)
+    """
+    # gevent says where, and when it came.
+    stderr = r"(?s)(.*KeyboardInterrupt\n[\w:-]+\n)?"
+    result = run_green(code, server.host, server.port, stderr=stderr)
+    assert result == ["False True"]
+
+
+CONNECT = "import socket, sys; sock = socket.create_connection(sys.argv[1:3])"
+
+
+@pytest.mark.parametrize(
+    "prologue",
+    [
+        [PATCH_GEVENT, IMPORT, CONNECT, GEVENT],
+        [IMPORT, CONNECT, PATCH_GEVENT, GEVENT],
+        [EVENTLET, PATCH_EVENTLET, IMPORT, CONNECT],
+        [IMPORT, CONNECT, EVENTLET, PATCH_EVENTLET],
+    ],
+    ids=["gevent", "before gevent", "eventlet", "before eventlet"],
+)
+def test_sockets(server: Server, prologue: list[str]) -> None:
+    """open() takes a socket of theirs, which never blocks, and one of before."""
+    code = """
+    r = remctl.Remctl(timeout=30)
+    r.open("localhost", sock=sock)
+    print(sock.fileno() < 0, r.run(["test", "hello"]).stdout)
+    """
+    expected = ["True b'hello world\\n'"]
+    assert run(prologue, code, server.host, server.port) == expected
+
+
+WRAP = """\
+import socket, ssl
+plain, other = socket.socketpair()
+sock = ssl.create_default_context().wrap_socket(
+    plain, server_hostname="localhost", do_handshake_on_connect=False
+)
+"""
+
+
+@pytest.mark.parametrize(
+    "prologue",
+    [
+        [PATCH_GEVENT, IMPORT, WRAP, GEVENT],
+        [IMPORT, WRAP, PATCH_GEVENT, GEVENT],
+        [EVENTLET, PATCH_EVENTLET, IMPORT, WRAP],
+        [IMPORT, WRAP, EVENTLET, PATCH_EVENTLET],
+    ],
+    ids=["gevent", "before gevent", "eventlet", "before eventlet"],
+)
+def test_tls_sockets(prologue: list[str]) -> None:
+    """Nor are theirs for open()."""
+    code = """
+    try:
+        remctl.Remctl().open("localhost", sock=sock)
+    except TypeError as error:
+        print(str(error).replace("Green", ""), sock.fileno() >= 0)
+    """
+    expected = ["sock must be a plain socket, not SSLSocket True"]
+    assert run(prologue, code) == expected
+
+
+# Many greenlets
+
+
+def test_sharing_an_object(run_green: Run, server: Server) -> None:
+    """S47: each greenlet gets its own reply."""
+    code = """
+    r = remctl.Remctl(sys.argv[1], int(sys.argv[2]), timeout=30)
+    replies = {}
+    def call(number):
+        command = ["test", "args", number] if number % 5 else ["test", "sleep", 0.1]
+        replies[number] = r.run(command).stdout.decode().strip("\\0\\n")
+        r.noop()
+    wait([spawn(call, number) for number in range(20)])
+    for number, reply in sorted(replies.items()):
+        print(number, reply)
+    """
+    assert run_green(code, server.host, server.port) == [
+        f"{number} {number if number % 5 else 'awake'}" for number in range(20)
+    ]
+
+
+def test_objects_of_their_own(run_green: Run, server: Server) -> None:
+    """They run at the same time."""
+    code = """
+    start = time.monotonic()
+    def call(number):
+        with remctl.Remctl(sys.argv[1], int(sys.argv[2]), timeout=30) as r:
+            r.run(["test", "sleep", 1])
+            print(r.run(["test", "args", number]).stdout.decode().strip("\\0"))
+    wait([spawn(call, number) for number in range(20)])
+    print(time.monotonic() - start < 10, ticks >= 20)
+    """
+    *lines, last = run_green(code, server.host, server.port)
+    assert sorted(map(int, lines)) == list(range(20))
+    assert last == "True True"
+
+
+NATIVE_LOCKS = {
+    "gevent, import last": [
+        "import gevent.monkey; gevent.monkey.patch_all(thread=False)",
+        IMPORT,
+        GEVENT,
+    ],
+    "eventlet, import last": [EVENTLET, "eventlet.monkey_patch(thread=False)", IMPORT],
+    "gevent, call first": [
+        IMPORT,
+        "import sys; r = remctl.Remctl(sys.argv[1], int(sys.argv[2]))",
+        PATCH_GEVENT,
+        GEVENT,
+    ],
+}
+
+
+@pytest.mark.parametrize("order", NATIVE_LOCKS)
+def test_a_lock_of_threads(server: Server, order: str) -> None:
+    """Where greenlets are all one thread for it, there is one call at a time still."""
+    code = """
+    r = globals().get("r") or remctl.Remctl(sys.argv[1], int(sys.argv[2]))
+    def call(*command):
+        try:
+            print(r.run(["test", *command]).stdout, r.opened)
+        except remctl.RemctlError as error:
+            print(error, r.opened)
+    greenlet = spawn(call, "sleep", 0.5)
+    sleep(0.2)
+    call("hello")
+    wait([greenlet])
+    call("hello")
+    """
+    refused, *others = run(NATIVE_LOCKS[order], code, server.host, server.port)
+    assert refused == (
+        "the object is in use by another greenlet, and its lock is one of threads: "
+        "patch them before its first call True"
+    )
+    assert others == ["b'awake\\n' True", "b'hello world\\n' True"]
+
+
+# In a web server
+
+WAYS = ["own", "shared"]
+
+SERVICE = """\
+import remctl
+
+HOST, PORT = {host!r}, {port}
+# With --preload, the connection is that of the worker's parent.
+shared = remctl.Remctl(HOST, PORT, timeout=30)
+
+
+def application(environ, start_response):
+    how, *command = environ["PATH_INFO"][1:].split("/")
+    if how == "own":
+        result = remctl.remctl(HOST, PORT, None, command, timeout=30)
+    else:
+        if not shared.opened:
+            shared.open(HOST, PORT)
+        result = shared.run(command)
+    start_response("200 OK", [])
+    return [result.check().stdout]
+"""
+
+
+@pytest.mark.parametrize("options", [[], ["--preload"]], ids=["", "preload"])
+def test_gunicorn(server: Server, tmp_path: Path, options: list[str]) -> None:
+    """200 requests, 10 at a time, one worker: each gets its own answer."""
+    service = SERVICE.format(host=server.host, port=server.port)
+    (tmp_path / "service.py").write_text(service)
+    log = tmp_path / "log"
+    with ExitStack() as stack:
+        command = ["gunicorn", "-k", "gevent", "-b", "127.0.0.1:0", *options]
+        process = stack.enter_context(
+            subprocess.Popen(
+                [sys.executable, "-m", *command, "service:application"],
+                cwd=tmp_path,
+                stdin=subprocess.DEVNULL,
+                stdout=stack.enter_context(log.open("w")),
+                stderr=subprocess.STDOUT,
+            )
+        )
+        stack.callback(process.kill)
+        wait_until(lambda: "Booting worker" in log.read_text())
+        address = re.findall(r"Listening at: (\S+)", log.read_text())[0]
+
+        def get(path: str) -> bytes:
+            url = f"{address}/{path}"
+            with urllib.request.urlopen(url, timeout=60) as response:
+                body: bytes = response.read()
+                return body
+
+        with ThreadPoolExecutor(10) as pool:
+            paths = [f"{way}/test/args/{n}" for n in range(100) for way in WAYS]
+            bodies = list(pool.map(get, paths))
+            start = time.monotonic()
+            assert list(pool.map(get, ["own/test/sleep/1"] * 10)) == [b"awake\n"] * 10
+            assert time.monotonic() - start < 5
+        process.terminate()
+        assert process.wait(timeout=30) == 0, log.read_text()
+    assert bodies == [f"{n}\0".encode() for n in range(100) for _ in WAYS]
+    assert "Traceback" not in log.read_text()

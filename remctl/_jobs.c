@@ -47,6 +47,8 @@ struct job {
     atomic_int users;
     atomic_bool ended;
 
+    pthread_t caller;
+
     /* Under the mutex of JOBS. */
     int readable; /* a descriptor, -1 when the caller has left */
     int writable; /* the same one, if it is an eventfd */
@@ -223,6 +225,7 @@ begin_job(struct job *job)
 
     atomic_init(&job->ended, false);
     atomic_init(&job->users, 1);
+    job->caller = pthread_self();
     if (!open_descriptors(job)) {
         error = errno;
         job->free(job);
@@ -283,13 +286,36 @@ release_jobs(void)
     pthread_mutex_unlock(&jobs.mutex);
 }
 
+/* The thread that forks is in the child as well, with its greenlets: what waits there
+ * for the parent's descriptor wakes up, as it becomes the end of a pipe. */
+static void
+forget_job(struct job *job)
+{
+    int ends[2];
+
+    if (!pthread_equal(job->caller, pthread_self()) || pipe(ends) < 0) {
+        close_descriptors(job);
+        return;
+    }
+    if (job->writable != job->readable)
+        close(job->writable);
+    job->writable = job->readable;
+    dup2(ends[0], job->readable);
+    fcntl(job->readable, F_SETFD, FD_CLOEXEC);
+    close(ends[0]);
+    close(ends[1]);
+}
+
 static void
 forget_jobs(void)
 {
     const pthread_cond_t none_waiting = PTHREAD_COND_INITIALIZER;
+    struct job *job, *older;
 
-    while (jobs.youngest != NULL)
-        close_descriptors(jobs.youngest);
+    for (job = jobs.youngest; job != NULL; job = older) {
+        older = job->older;
+        forget_job(job);
+    }
     jobs.queued = none_waiting;
     jobs.first = jobs.last = NULL;
     jobs.waiting = jobs.threads = jobs.parked = 0;

@@ -20,8 +20,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Callable
 
 import pytest
-from stages import STAGES
+from stages import OPEN, PRINCIPAL, STAGES
 from support import run_python, wait_until
+
+import remctl
 
 if TYPE_CHECKING:
     from scripted import ScriptedServer
@@ -355,6 +357,55 @@ def test_a_lock_of_threads(server: Server, order: str) -> None:
         "patch them before its first call True"
     )
     assert others == ["b'awake\\n' True", "b'hello world\\n' True"]
+
+
+# What a fork leaves
+
+
+@pytest.mark.parametrize("order", ["gevent, import last", "gevent, import first"])
+def test_a_fork_beside_waiting_greenlets(
+    server: Server, scripted: Scripted, order: str
+) -> None:
+    """S45: they are in the child as well, where a handshake ends at once."""
+    mute = scripted([OPEN])
+    code = """
+    import os
+    parent = os.getpid()
+    r, s = remctl.Remctl(*sys.argv[1:3]), remctl.Remctl(timeout=30)
+    def call(function, *arguments):
+        try:
+            result = function(*arguments)
+        except remctl.RemctlError as error:
+            result = error
+        print("parent:" if os.getpid() == parent else "child:", result, flush=True)
+    greenlets = [
+        spawn(call, r.run, ["test", "sleep", 2]),
+        spawn(call, s.open, "127.0.0.1", sys.argv[3], sys.argv[4]),
+    ]
+    sleep(0.5)
+    child = os.fork()
+    if child == 0:
+        wait(greenlets[1:])
+        r = remctl.Remctl(*sys.argv[1:3])
+        call(r.run, ["test", "hello"])
+        os._exit(0)
+    wait(greenlets[:1])
+    os.waitpid(child, 0)
+    s.close()
+    wait(greenlets)
+    call(r.run, ["test", "hello"])
+    """
+    arguments = server.host, server.port, mute.port, PRINCIPAL
+    lines = run(ORDERS[order], code, *arguments)
+    closed = "the connection was closed during the call"
+    hello, awake = (
+        str(remctl.RemctlSimpleResult(text, None, 0))
+        for text in (b"hello world\n", b"awake\n")
+    )
+    child = [line[7:] for line in lines if line.startswith("child: ")]
+    assert child == [closed, hello]
+    parent = [line[8:] for line in lines if line.startswith("parent: ")]
+    assert parent == [awake, closed, hello]
 
 
 # In a web server

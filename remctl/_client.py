@@ -305,8 +305,11 @@ class Remctl(RemctlBase):
         return self._exclusively(lambda: self._block(steps))
 
     def _block(self, steps: Steps[T]) -> T:
-        self._waiting = block(steps)
-        (result,) = self._waiting
+        # In a generator, as nothing else could say for certain whether it is still
+        # waiting: no interrupt keeps one that has ended from saying so.
+        waiting = (block(each) for each in (steps,))
+        self._waiting = waiting
+        (result,) = waiting
         return result
 
     def _exclusively(self, function: Callable[[], T]) -> T:

@@ -135,17 +135,12 @@ def poll(fd: int, events: int, seconds: float) -> bool:
     return any(select.select(reading, writing, [], seconds))
 
 
-def block(steps: Steps[T]) -> Generator[T, None, None]:
-    """Drive STEPS to their end, blocking this thread, and give their result.
-
-    An iterator of the one result, as nothing else could say for certain whether it
-    is still waiting: no interrupt keeps a generator that has ended from saying so.
-    """
+def block(steps: Steps[T]) -> T:
+    """Drive STEPS to their end, blocking this thread, and return their result."""
     try:
         while True:
             next(steps).block()
     except StopIteration as stop:
-        result = stop.value
+        return stop.value  # type: ignore[no-any-return]  # the generator's T
     finally:
         steps.close()
-    yield result

@@ -6,7 +6,7 @@ from __future__ import annotations
 import sys
 import threading
 from contextlib import nullcontext
-from typing import TYPE_CHECKING, Callable, TypeVar
+from typing import TYPE_CHECKING, Any, Callable, TypeVar
 
 from remctl import _arguments
 from remctl._base import NO_ERROR, RemctlBase, check_call
@@ -17,7 +17,7 @@ from remctl._waiting import block
 
 if TYPE_CHECKING:
     import socket
-    from collections.abc import Generator, Iterable, Iterator
+    from collections.abc import Iterable, Iterator
     from types import FrameType, TracebackType
 
     from typing_extensions import Self
@@ -110,8 +110,8 @@ class Remctl(RemctlBase):
     a new one.
     """
 
-    # The last call that had to wait.
-    _waiting: Generator[object, None, None] | None = None
+    # The last call that had to wait: a generator.
+    _waiting: Any = None
 
     def __init__(
         self,
@@ -360,7 +360,7 @@ class Remctl(RemctlBase):
 
     def _is_waiting(self) -> bool:
         """Whether a call on this object waits, in any thread or greenlet."""
-        return self._waiting is not None and self._waiting.gi_running
+        return bool(self._waiting is not None and self._waiting.gi_running)
 
     def _in_use(self) -> bool:
         """Whether a call on this object is under way, in any thread."""

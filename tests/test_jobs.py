@@ -242,7 +242,7 @@ def test_addresses_are_those_of_the_system(host: str) -> None:
         found = socket.getaddrinfo(host, 0, type=socket.SOCK_STREAM)
         before = len(tasks())
         steps = _connect.look_up(host, 0)
-        (addresses,) = block(steps)
+        addresses = block(steps)
     assert addresses == [(entry[0], entry[4]) for entry in found]
     if host[0] in "1:":
         assert len(tasks()) == before

@@ -19,6 +19,7 @@
 #include <stdbool.h>
 #include <stdint.h>
 #include <stdlib.h>
+#include <sys/stat.h>
 #include <time.h>
 #include <unistd.h>
 #ifdef __linux__
@@ -52,6 +53,7 @@ struct job {
     /* Under the mutex of JOBS. */
     int readable; /* a descriptor, -1 when the caller has left */
     int writable; /* the same one, if it is an eventfd */
+    struct stat readable_file, writable_file;
     struct job *next;              /* in the queue */
     struct job *older, *younger;   /* of those whose caller is waiting */
 };
@@ -80,8 +82,19 @@ above_standard(int fd)
     return copy;
 }
 
+/* Whether FD still is what it was.  A program that closes all descriptors has its
+ * files in their places: nothing is to be written there, nor closed. */
 static bool
-open_descriptors(struct job *job)
+is_still(int fd, const struct stat *file)
+{
+    struct stat found;
+
+    return fstat(fd, &found) == 0 && found.st_dev == file->st_dev
+           && found.st_ino == file->st_ino;
+}
+
+static bool
+make_descriptors(struct job *job)
 {
 #ifdef __linux__
     job->readable = above_standard(eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK));
@@ -106,14 +119,23 @@ open_descriptors(struct job *job)
 #endif
 }
 
+static bool
+open_descriptors(struct job *job)
+{
+    return make_descriptors(job) && fstat(job->readable, &job->readable_file) == 0
+           && fstat(job->writable, &job->writable_file) == 0;
+}
+
 /* Under the mutex. */
 static void
 close_descriptors(struct job *job)
 {
     if (job->readable < 0)
         return;
-    close(job->readable);
-    if (job->writable != job->readable)
+    if (is_still(job->readable, &job->readable_file))
+        close(job->readable);
+    if (job->writable != job->readable
+        && is_still(job->writable, &job->writable_file))
         close(job->writable);
     job->readable = job->writable = -1;
     if (job->older != NULL)
@@ -131,6 +153,13 @@ leave_job(struct job *job)
         job->free(job);
 }
 
+/* For the thread: whether the caller has left. */
+static bool
+is_abandoned(struct job *job)
+{
+    return atomic_load(&job->users) < 2;
+}
+
 /* Under the mutex: wake up who waits for JOB, as it has ended or the wait shall. */
 static void
 wake_caller(struct job *job)
@@ -138,7 +167,7 @@ wake_caller(struct job *job)
     const uint64_t one = 1;
     ssize_t written = 0;
 
-    if (job->writable >= 0)
+    if (job->writable >= 0 && is_still(job->writable, &job->writable_file))
         written = write(job->writable, &one, sizeof(one));
     (void) written; /* one that is full is readable as well */
 }

@@ -576,18 +576,23 @@ struct work {
     size_t count;
 };
 
+/* Not when the caller has left, or closed the connection, while the job was in the
+ * queue: there is no socket to shut down in protocol 1, and its command would run. */
 static void
 run_work(struct job *job)
 {
     struct work *work = (struct work *) job;
     shim_connection *c = work->connection;
 
+    work->outcome = SHIM_CLOSED;
     if (c == NULL) {
-        work->outcome = work->function(work);
+        if (!is_abandoned(job))
+            work->outcome = work->function(work);
         return;
     }
     begin_call(c);
-    work->outcome = work->function(work);
+    if (!is_abandoned(job) && !atomic_load(&c->closing))
+        work->outcome = work->function(work);
     end_call(c);
     release_connection(c);
 }
@@ -806,6 +811,15 @@ shim_init(shim_handle *h, int socket, const char *host, const char *principal,
     errno = ENOMEM;
     if (c == NULL)
         return 0;
+    /* Before there are duplicates, which are known by it when they are closed. */
+    if (socket >= 0) {
+        if (fstat(socket, &found) < 0) {
+            free(c);
+            return 0;
+        }
+        c->device = found.st_dev;
+        c->inode = found.st_ino;
+    }
     atomic_init(&c->fd, -1);
     c->library_fd = -1;
     c->mark = 1;
@@ -829,13 +843,8 @@ shim_init(shim_handle *h, int socket, const char *host, const char *principal,
         failed = !remctl_set_source_ip(c->remctl, source);
     if (!failed && socket >= 0) {
         atomic_store(&c->fd, duplicate(socket, &failed));
-        c->library_fd = duplicate(socket, &failed);
-        if (!failed && fstat(c->fd, &found) < 0)
-            failed = true;
-    }
-    if (!failed && socket >= 0) {
-        c->device = found.st_dev;
-        c->inode = found.st_ino;
+        if (!failed)
+            c->library_fd = duplicate(socket, &failed);
     }
     end_call(c);
     return !failed;
@@ -1627,19 +1636,24 @@ receive(int fd, unsigned char *octets, size_t length)
 static bool
 connect_library(shim_connection *c, int fd)
 {
+#ifdef __linux__
+    return dup3(fd, c->library_fd, O_CLOEXEC) >= 0;
+#else
     return dup2(fd, c->library_fd) >= 0
            && fcntl(c->library_fd, F_SETFD, FD_CLOEXEC) == 0;
+#endif
 }
 
 static int
 read_from_memory(shim_connection *c, struct results *results,
                  const unsigned char *token, size_t length)
 {
-    int file = open_memory_file();
+    int file = above_standard(open_memory_file());
     int outcome = SHIM_OK;
 
     if (file < 0)
         return fail(c, results, strerror(errno));
+    errno = EFBIG; /* for a part of it */
     if (write(file, token, length) != (ssize_t) length
         || lseek(file, 0, SEEK_SET) != 0 || !connect_library(c, file))
         outcome = fail(c, results, strerror(errno));

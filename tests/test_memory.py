@@ -553,3 +553,44 @@ def test_memory_stays_bounded(server: Server, scripted: Start) -> None:
     # KiB: a hundred contexts are more than 400, four large commands or outputs 1,200.
     assert growth.pop("large") < 600
     assert max(growth.values()) < 200, growth
+
+
+def test_no_descriptor_to_be_had() -> None:
+    """A connection that is half made leaves nothing, and the socket is closed."""
+    result = run_python(
+        """
+        import os, resource, socket
+        import remctl
+
+        def in_use():
+            return sorted(os.listdir("/proc/self/fd"))
+
+        remctl.Remctl()  # imports the rest
+        resource.setrlimit(resource.RLIMIT_NOFILE, (64, 64))
+        here, there = socket.socketpair()
+        there.settimeout(5)
+        before = in_use()
+        for free in (0, 1):
+            filler = []
+            try:
+                while True:
+                    filler.append(os.dup(0))
+            except OSError:
+                pass
+            for _ in range(free):
+                os.close(filler.pop())
+            try:
+                remctl.Remctl().open("localhost", sock=here)
+            except remctl.RemctlError as error:
+                print(error)
+            for each in filler:
+                os.close(each)
+            assert there.recv(1) == b"", free
+            there.close()
+            here, there = socket.socketpair()
+            there.settimeout(5)
+            assert len(in_use()) == len(before), (free, before, in_use())
+        """
+    )
+    assert (result.stderr, result.returncode) == ("", 0)
+    assert result.stdout.count("Too many open files") == 2

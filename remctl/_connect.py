@@ -99,6 +99,8 @@ def look_up(host: str, timeout: float) -> Steps[list[Address]]:
         raise failure(f"unknown host {host}", error) from None
     if outcome == lib.SHIM_NO_MEMORY:
         raise MemoryError
+    if outcome == lib.SHIM_CLOSED:
+        raise RemctlError("the call was begun by another process")
     if outcome != lib.SHIM_OK:
         cause = _socket.gaierror(handle.status, to_text(handle.error))
         raise failure(f"unknown host {host}", cause) from None

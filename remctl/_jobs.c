@@ -45,10 +45,9 @@
 struct job {
     void (*run)(struct job *); /* in the thread; NULL if nothing is to be run */
     void (*free)(struct job *);
+    pthread_t caller;
     atomic_int users;
     atomic_bool ended;
-
-    pthread_t caller;
 
     /* Under the mutex of JOBS. */
     int readable; /* a descriptor, -1 when the caller has left */
@@ -322,17 +321,21 @@ forget_job(struct job *job)
 {
     int ends[2];
 
-    if (!pthread_equal(job->caller, pthread_self()) || pipe(ends) < 0) {
+    if (!pthread_equal(job->caller, pthread_self())
+        || !is_still(job->readable, &job->readable_file) || pipe(ends) < 0) {
         close_descriptors(job);
         return;
     }
-    if (job->writable != job->readable)
+    if (job->writable != job->readable
+        && is_still(job->writable, &job->writable_file))
         close(job->writable);
-    job->writable = job->readable;
     dup2(ends[0], job->readable);
     fcntl(job->readable, F_SETFD, FD_CLOEXEC);
     close(ends[0]);
     close(ends[1]);
+    fstat(job->readable, &job->readable_file);
+    job->writable = job->readable;
+    job->writable_file = job->readable_file;
 }
 
 static void

@@ -928,7 +928,10 @@ begin_work(shim_handle *h, int (*function)(struct work *), struct work *work)
         pthread_mutex_unlock(&jobs.mutex);
         return SHIM_OK;
     }
-    snprintf(text, sizeof(text), "cannot start a thread: %s", strerror(error));
+    snprintf(text, sizeof(text), "%s: %s",
+             (error == EMFILE || error == ENFILE) ? "cannot wait for a job"
+                                                  : "cannot start a thread",
+             strerror(error));
     outcome = fail_with(&results, text);
     take_results(h, &results);
     return outcome;

@@ -116,7 +116,7 @@ typedef struct shim_connection {
      * whoever ends the connection. */
     bool handed_over; /* library_fd is libremctl's */
     bool idle;        /* no reply outstanding and nothing failed */
-    bool does_noop;   /* the server has answered a NOOP */
+    enum { UNTRIED, DONE, REFUSED } noop; /* what the server does with it */
     int mark;         /* SO_RCVLOWAT as we set it last */
     struct token_head next_token;
 
@@ -1657,7 +1657,7 @@ read_from_memory(shim_connection *c, struct results *results,
     if (file < 0)
         return fail(c, results, strerror(errno));
     errno = EFBIG; /* for a part of it */
-    if (write(file, token, length) != (ssize_t) length
+    if (pwrite(file, token, length, 0) != (ssize_t) length
         || lseek(file, 0, SEEK_SET) != 0 || !connect_library(c, file))
         outcome = fail(c, results, strerror(errno));
     close(file);
@@ -1739,13 +1739,17 @@ exchange_noop(shim_connection *c, struct results *results)
     return 0;
 }
 
+/* How many errors in a row show that a server refuses NOOP.  A stock remctld that
+ * can start no process sends one for each summary that "help" asks for. */
+#define MOST_ASKED 16
+
 static int
 ask_for_noop(struct work *work)
 {
     shim_connection *c = work->connection;
     struct results *results = &work->results;
     struct signal_guard guard;
-    int answer, outcome = check_quiet(c, results);
+    int answer, asked = 0, outcome = check_quiet(c, results);
 
     if (outcome != SHIM_OK)
         return outcome;
@@ -1753,31 +1757,29 @@ ask_for_noop(struct work *work)
     set_nonblocking(c, 0);
     c->idle = false;
     hold_signals(&guard);
-    answer = exchange_noop(c, results);
-    if (answer == MESSAGE_ERROR) {
-        answer = c->does_noop ? MESSAGE_NOOP : exchange_noop(c, results);
-        if (answer == MESSAGE_ERROR)
-            outcome = SHIM_UNSUPPORTED;
-        else if (answer != 0)
-            outcome = fail(c, results,
-                           "the server has answered the last command again");
-    } else if (answer == MESSAGE_VERSION)
-        outcome = SHIM_UNSUPPORTED;
-    else if (answer == MESSAGE_NOOP)
-        c->does_noop = true;
-    if (answer == 0)
-        outcome = SHIM_FAILED;
+    do {
+        answer = exchange_noop(c, results);
+        asked++;
+    } while (answer == MESSAGE_ERROR && c->noop == UNTRIED
+             && asked < MOST_ASKED);
     release_signals(&guard);
-    c->idle = outcome == SHIM_OK || outcome == SHIM_UNSUPPORTED;
-    return outcome;
+    if (answer == 0)
+        return SHIM_FAILED;
+    if ((answer != MESSAGE_ERROR && asked > 1)
+        || (answer != MESSAGE_NOOP && c->noop == DONE))
+        return fail(c, results,
+                    "the server has answered the last command again");
+    c->noop = (answer == MESSAGE_NOOP) ? DONE : REFUSED;
+    c->idle = true;
+    return (answer == MESSAGE_NOOP) ? SHIM_OK : SHIM_UNSUPPORTED;
 }
 
 /* Begin to send NOOP and read the answer.  UNSUPPORTED: the server is too old, and
  * the connection as good as before.
  *
  * Servers answer in order, so that this also proves that there is nothing left
- * of the last reply.  An error token may be left of it, or may be an old server's
- * answer to NOOP.  Asking again tells: what was left shifts the answers by one. */
+ * of the last reply.  Error tokens may be left of it, or may be an old server's
+ * answers to NOOP.  Asking again tells: what was left shifts the answers. */
 static int
 shim_begin_noop(shim_handle *h)
 {

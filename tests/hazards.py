@@ -846,14 +846,7 @@ HAZARDS: dict[int, Hazard] = {
         ],
         [
             Removal("_connection.py", {" or not self._in_step:": ":"}),
-            Removal(
-                "_shim.c",
-                {
-                    "c->does_noop ? MESSAGE_NOOP : exchange_noop(c, results);": (
-                        "MESSAGE_ERROR;"
-                    )
-                },
-            ),
+            Removal("_shim.c", {"#define MOST_ASKED 16": "#define MOST_ASKED 1"}),
         ],
     ),
     65: Hazard(

@@ -131,11 +131,14 @@ def test_the_proof_is_asked_for_once_and_only_where_it_is_needed(
 @pytest.mark.parametrize("noop", ["version2", "error"])
 def test_servers_without_noop(scripted: Callable[..., Any], noop: str) -> None:
     """Their refusal is an answer, too, and in its place."""
-    _, client = play(scripted, ["serve", {"noop": noop}])
+    server, client = play(scripted, ["serve", {"noop": noop}])
     assert client.run(["test", "echo", "x"]).stdout == b"x"
+    asked = count(server, "noop")
+    assert asked == (1 if noop == "version2" else 16)
     assert client.noop() is False
     assert client.run(["test", "echo", "y"]).stdout == b"y"
     assert client.opened
+    assert count(server, "noop") == asked + 1  # it is known by then
 
 
 @pytest.mark.parametrize("call", ["run", "noop"])
@@ -147,13 +150,29 @@ def test_servers_without_noop(scripted: Callable[..., Any], noop: str) -> None:
             [ERROR, ["version", {"version": 2}], "read"],
             "answered the last command again",
         ),
+        (
+            [ERROR, "read", ERROR, "read", ERROR, "read", "noop"],
+            "answered the last command again",
+        ),
+        # As a stock remctld does that cannot start the programs of its summaries.
+        ([ERROR, "read", ERROR, "read", "status"], "unexpected message type 4"),
         (["output", "status", "noop"], "unexpected message type 3"),
         (["status", "noop"], "unexpected message type 4"),
         ([["message", {"hex": "0263"}]], "unexpected message type 99"),
         (["close"], "unexpected end of file"),
         (["reset"], "unexpected end of file"),
     ],
-    ids=["error", "error, version", "output", "status", "type 99", "close", "reset"],
+    ids=[
+        "error",
+        "error, version",
+        "errors",
+        "errors, status",
+        "output",
+        "status",
+        "type 99",
+        "close",
+        "reset",
+    ],
 )
 def test_what_comes_in_place_of_the_proof(
     scripted: Callable[..., Any], answers: list[Any], text: str, call: str
@@ -170,12 +189,13 @@ def test_what_comes_in_place_of_the_proof(
     assert count(server, "command") == 1
 
 
+@pytest.mark.parametrize("refusal", [ERROR, ["version", {"version": 2}]])
 def test_a_server_that_has_done_noop_does_not_refuse_it(
-    scripted: Callable[..., Any],
+    scripted: Callable[..., Any], refusal: list[Any]
 ) -> None:
-    """An error in place of the answer is another answer to the command, at once."""
+    """What comes in place of the answer is another answer to the command, at once."""
     server = scripted(
-        ["handshake", "read", "noop", "read", ERROR, "read", ERROR, "hang"]
+        ["handshake", "read", "noop", "read", ERROR, "read", refusal, "hang"]
     )
     with remctl.Remctl("localhost", server.port) as client:
         assert client.noop() is True

@@ -483,6 +483,44 @@ with open(file, "wb") as stream:
     assert file.read_bytes() == b"hello world\n0old0"
 
 
+def test_slow_tokens_without_standard_streams(server: Server, tmp_path: Path) -> None:
+    """The memory that such a token goes through is not where messages go, either."""
+    program = """
+import fcntl, os, socket, sys, threading, remctl
+
+def write():
+    while True:
+        for fd in range(3):
+            try:
+                os.write(fd, b"a message of a C library")
+            except OSError:
+                pass
+
+host, port, file = sys.argv[1:]
+for name in range(3):
+    try:
+        os.close(name)
+    except OSError:
+        pass
+with socket.socket() as low:
+    sock = socket.socket(fileno=fcntl.fcntl(low, fcntl.F_DUPFD, 3))
+sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 2048)
+sock.connect((host, int(port)))
+with remctl.Remctl() as client:
+    client.open(host, sock=sock)
+    threading.Thread(target=write, daemon=True).start()
+    lengths = [len(client.run(["test", "bytes", 300_000]).stdout) for _ in range(8)]
+with open(file, "w") as stream:
+    print(set(lengths), file=stream)
+os._exit(0)  # with nothing to say
+"""
+    file = tmp_path / "result"
+    shell = ["sh", "-c", 'exec "$@" <&- >&- 2>&-', "sh", sys.executable, "-c", program]
+    command = [*shell, server.host, str(server.port), str(file)]
+    subprocess.run(command, cwd=tmp_path, check=True)
+    assert file.read_text() == "{300000}\n"
+
+
 # The interpreter's end
 
 ENDINGS = {

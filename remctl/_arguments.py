@@ -9,6 +9,7 @@ import math
 import operator
 import os
 import socket
+from collections.abc import Awaitable, Iterator
 from enum import Enum, Flag
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, NamedTuple, SupportsIndex, Union
@@ -184,7 +185,10 @@ def value_text(item: object) -> str | None:
         if own in (Enum.__str__, Flag.__str__):
             return None
     elif not isinstance(item, (int, float, complex)) and (
-        own is object.__str__ or isinstance(item, MappingProxyType) or is_array(item)
+        own is object.__str__
+        or isinstance(item, (Awaitable, Iterator, MappingProxyType))
+        or hasattr(type(item), "n_sequence_fields")  # PyPy's time.struct_time
+        or is_array(item)
     ):
         return None
     return str(item)

@@ -20,6 +20,7 @@ import re
 import socket
 import ssl
 import sys
+import time
 from decimal import Decimal
 from enum import Enum, Flag
 from pathlib import Path
@@ -355,7 +356,14 @@ def future() -> object:
     return loop.create_future()
 
 
-# Things that have only a repr(), made when they are needed.
+class Deferred(Later):
+    """An awaitable whose str() is for people, as Twisted's is."""
+
+    def __str__(self) -> str:
+        return "<Deferred>"
+
+
+# Things that have no text, made when they are needed.
 WITHOUT_A_TEXT: dict[str, Callable[[], Any]] = {
     "NoneType": lambda: None,
     "ellipsis": lambda: ...,
@@ -386,6 +394,9 @@ WITHOUT_A_TEXT: dict[str, Callable[[], Any]] = {
     "coroutine": coroutine,
     "async_generator": async_generator,
     "Later": Later,
+    "Deferred": Deferred,
+    "struct_time": time.gmtime,
+    "stat_result": Path("/").stat,
     "Future": future,
     "Future of a thread": concurrent.futures.Future,
     "function": lambda: future,

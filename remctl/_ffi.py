@@ -74,9 +74,11 @@ def new_connection(
     if not lib.shim_init(
         handle, fd, to_c(host), to_c(principal), to_c(ccache), to_c(source_ip)
     ):
-        if ffi.errno == ENOMEM:
+        number = ffi.errno
+        lib.shim_close(handle)  # PyPy would take its time
+        if number == ENOMEM:
             raise MemoryError
-        raise OSError(ffi.errno, os.strerror(ffi.errno))
+        raise OSError(number, os.strerror(number))
     return handle, owner
 
 

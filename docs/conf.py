@@ -41,6 +41,7 @@ html_css_files = ["site.css"]
 
 # Names that only the source has, by what they stand for.
 SPELLED_OUT = {
+    "Ccache": "str | ~os.PathLike[str]",
     "Commands": "Mapping[str, str | ~os.PathLike[str] | Command]",
     "Handle": "~remctl._remctl.Handle",
     "Options": "Callable[[argparse.ArgumentParser], object]",

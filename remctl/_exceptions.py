@@ -15,7 +15,7 @@ task queues make one so.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from remctl._public import publish
 
@@ -56,7 +56,7 @@ class RemctlProtocolError(RemctlError):
         """Keep the text of the error and the server's error code."""
         super().__init__(value)
         # Not through the constructors: TimeoutError would read an errno there.
-        self.args = value, code
+        self.args: tuple[Any, ...] = (value, code)
         self.code = code
 
 
@@ -73,7 +73,7 @@ class RemctlStatusError(RemctlError):
     def __init__(self, result: RemctlSimpleResult) -> None:
         """Keep the result and say its status."""
         super().__init__(f"command exited with status {result.status}")
-        self.args = (result,)
+        self.args: tuple[Any, ...] = (result,)
         self.result = result
 
     def __repr__(self) -> str:

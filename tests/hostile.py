@@ -249,17 +249,17 @@ def noops() -> Iterator[tuple[str, Variant]]:
     ]:
         yield f"noop answered by {name}", stalled([*REPLY, *steps], "open, noop")
     error = ["error", {"code": 3, "text": "Unknown message"}]
-    answers: list[tuple[list[Any], bool]] = [
-        (["noop"], True),
-        ([["noop", {"chunk": 1}]], True),
-        ([["version", {"version": 2}]], False),
-        # Asked again, as it may be another answer to a command.
-        ([error, "read", error], False),
+    answers: list[tuple[str, list[Any], bool]] = [
+        ("noop", ["noop"], True),
+        ("noop octet by octet", [["noop", {"chunk": 1}]], True),
+        ("version", [["version", {"version": 2}]], False),
+        # Asked again, as each may be another answer to a command.
+        ("errors", [error, *15 * ["read", error]], False),
     ]
-    for steps, expected in answers:
+    for name, steps, expected in answers:
         script = [*REPLY, *steps, "read", "status"]
         yield (
-            f"noop answered by {steps}",
+            f"noop answered by {name}",
             Variant([script], "open, noop", expected, opened=True),
         )
     again = "answered the last command again"

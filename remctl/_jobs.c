@@ -68,17 +68,19 @@ static struct {
 } jobs = {.mutex = PTHREAD_MUTEX_INITIALIZER, .queued = PTHREAD_COND_INITIALIZER};
 
 
-/* Put FD where no standard descriptor belongs, or fail with -1. */
+/* Return what OPEN_ONE makes, where no standard descriptor belongs, or -1.  Others are
+ * in those places meanwhile: a message that comes must not land in it. */
 static int
-above_standard(int fd)
+open_above_standard(int (*open_one)(void))
 {
-    int copy;
+    int low[FIRST_DESCRIPTOR];
+    int fd, count = 0;
 
-    if (fd < 0 || fd >= FIRST_DESCRIPTOR)
-        return fd;
-    copy = fcntl(fd, F_DUPFD_CLOEXEC, FIRST_DESCRIPTOR);
-    close(fd);
-    return copy;
+    while ((fd = open_one()) >= 0 && fd < FIRST_DESCRIPTOR)
+        low[count++] = fd;
+    while (count > 0)
+        close(low[--count]);
+    return fd;
 }
 
 /* Whether FD still is what it was.  A program that closes all descriptors has its
@@ -92,11 +94,31 @@ is_still(int fd, const struct stat *file)
            && found.st_ino == file->st_ino;
 }
 
+#ifdef __linux__
+static int
+make_eventfd(void)
+{
+    return eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
+}
+#else
+static int
+above_standard(int fd)
+{
+    int copy;
+
+    if (fd >= FIRST_DESCRIPTOR)
+        return fd;
+    copy = fcntl(fd, F_DUPFD_CLOEXEC, FIRST_DESCRIPTOR);
+    close(fd);
+    return copy;
+}
+#endif
+
 static bool
 make_descriptors(struct job *job)
 {
 #ifdef __linux__
-    job->readable = above_standard(eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK));
+    job->readable = open_above_standard(make_eventfd);
     job->writable = job->readable;
     return job->readable >= 0;
 #else

@@ -1651,7 +1651,7 @@ static int
 read_from_memory(shim_connection *c, struct results *results,
                  const unsigned char *token, size_t length)
 {
-    int file = above_standard(open_memory_file());
+    int file = open_above_standard(open_memory_file);
     int outcome = SHIM_OK;
 
     if (file < 0)

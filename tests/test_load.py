@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""A few seconds of what tests/load.py does for as long as one likes."""
+"""Some seconds of what tests/load.py does for as long as one likes."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ LOST = {
 def test_load() -> None:
     """Each call returns its own reply or raises, whatever happens to the servers."""
     result = subprocess.run(
-        [sys.executable, LOAD, "--seconds", "4", "--threads", "16"],
+        [sys.executable, LOAD, "--seconds", "15", "--threads", "16"],
         capture_output=True,
         text=True,
         check=False,

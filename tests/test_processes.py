@@ -489,13 +489,14 @@ def test_slow_tokens_without_standard_streams(server: Server, tmp_path: Path) ->
 import fcntl, os, socket, sys, threading, remctl
 
 def write():
-    while True:
+    while not done:
         for fd in range(3):
             try:
                 os.write(fd, b"a message of a C library")
             except OSError:
                 pass
 
+done = False
 host, port, file = sys.argv[1:]
 for name in range(3):
     try:
@@ -508,8 +509,11 @@ sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 2048)
 sock.connect((host, int(port)))
 with remctl.Remctl() as client:
     client.open(host, sock=sock)
-    threading.Thread(target=write, daemon=True).start()
+    writer = threading.Thread(target=write)
+    writer.start()
     lengths = [len(client.run(["test", "bytes", 300_000]).stdout) for _ in range(8)]
+    done = True
+    writer.join()  # the file may be in one of those places
 with open(file, "w") as stream:
     print(set(lengths), file=stream)
 os._exit(0)  # with nothing to say

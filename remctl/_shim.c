@@ -131,8 +131,7 @@ typedef struct shim_connection {
     /* Set once, before any other thread sees the connection. */
     pid_t pid; /* the process that may use it ... */
     unsigned int generation;
-    dev_t device; /* ... and the socket, by which a descriptor is known */
-    ino_t inode;
+    struct stat file; /* ... and the socket, by which a descriptor is known */
 
     /* For all threads.  Without users it is ended, without references freed. */
     atomic_int users;      /* being open, Python's hold, calls and jobs */
@@ -466,10 +465,7 @@ take_belongings(shim_connection *c)
 static bool
 is_our_socket(const shim_connection *c, int fd)
 {
-    struct stat found;
-
-    return fd >= 0 && fstat(fd, &found) == 0 && found.st_dev == c->device
-           && found.st_ino == c->inode;
+    return is_still(fd, &c->file);
 }
 
 /* Let go of a connection without a word to the server.  The struct remctl is
@@ -805,20 +801,15 @@ shim_init(shim_handle *h, int socket, const char *host, const char *principal,
 {
     struct results results = {0};
     shim_connection *c = calloc(1, sizeof(*c));
-    struct stat found;
     bool failed = false;
 
     errno = ENOMEM;
     if (c == NULL)
         return 0;
     /* Before there are duplicates, which are known by it when they are closed. */
-    if (socket >= 0) {
-        if (fstat(socket, &found) < 0) {
-            free(c);
-            return 0;
-        }
-        c->device = found.st_dev;
-        c->inode = found.st_ino;
+    if (socket >= 0 && fstat(socket, &c->file) < 0) {
+        free(c);
+        return 0;
     }
     atomic_init(&c->fd, -1);
     c->library_fd = -1;
@@ -1245,13 +1236,10 @@ take_places(struct places *places)
 static void
 leave_places(const struct places *places)
 {
-    struct stat found;
     int i;
 
     for (i = 0; i < places->count; i++)
-        if (fstat(places->fds[i], &found) == 0
-            && found.st_dev == places->files[i].st_dev
-            && found.st_ino == places->files[i].st_ino)
+        if (is_still(places->fds[i], &places->files[i]))
             close(places->fds[i]);
 }
 

@@ -94,7 +94,12 @@ options = compiler_options()
 options.setdefault("include_dirs", []).append(str(HERE / "remctl"))
 ffibuilder = FFI()
 ffibuilder.cdef((HERE / "remctl" / "_shim.cdef").read_text())
-ffibuilder.set_source("remctl._remctl_cffi", '#include "_shim.c"\n', **options)
+ffibuilder.set_source(
+    "remctl._remctl_cffi",
+    '#include "_shim.c"\n',
+    depends=[str(HERE / "remctl" / name) for name in ("_jobs.c", "_shim.c")],
+    **options,
+)
 
 if __name__ == "__main__":
     check_library(options)

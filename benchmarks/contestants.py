@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import subprocess
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,8 +12,11 @@ from servers import PYTHON
 
 ROOT = Path(__file__).parent.parent
 CLIENTS = Path(__file__).parent / "clients"
-VENV = ROOT / ".venv"
-C_CLIENT = VENV / "benchmarks" / "client"
+
+# What the noxfile makes: an environment, with one for PyPy in it.
+CPYTHON = Path(sys.executable)
+PYPY = Path(sys.prefix) / "pypy" / "bin" / "python"
+C_CLIENT = Path(sys.prefix) / "client"
 
 
 @dataclass(frozen=True)
@@ -34,9 +38,6 @@ def python(interpreter: str | Path, client: str) -> tuple[str, ...]:
     """Return the command line of a client in Python."""
     return str(interpreter), str(CLIENTS / client)
 
-
-CPYTHON = VENV / "python3" / "bin" / "python"
-PYPY = VENV / "pypy3" / "bin" / "python"
 
 CONTESTANTS = [
     Contestant("own", "C, own socket", (str(C_CLIENT), "own")),
@@ -66,7 +67,6 @@ TITLES = {contestant.key: contestant.title for contestant in EVERYONE}
 
 def compile_client() -> None:
     """Compile the C client."""
-    C_CLIENT.parent.mkdir(parents=True, exist_ok=True)
     source = CLIENTS / "client.c"
     flags = ["-O2", "-Wall", "-Wextra", "-Werror", "-pthread"]
     subprocess.run(["cc", *flags, "-o", C_CLIENT, source, "-lremctl"], check=True)

@@ -9,15 +9,7 @@ from typing import TYPE_CHECKING
 
 import _cffi_backend  # noqa: F401 (so that PyInstaller sees what the extension needs)
 
-try:
-    from remctl._remctl_cffi import ffi, lib
-except ModuleNotFoundError as _error:
-    if _error.name != "remctl._remctl_cffi":
-        raise
-    raise ImportError(
-        "there is no compiled extension for this Python here, as in remctl's source: "
-        "install it (pip install .), and run Python where it does not find the source"
-    ) from None
+from remctl._remctl_cffi import ffi, lib
 
 if TYPE_CHECKING:
     from remctl._remctl_cffi import CData, ShimHandle

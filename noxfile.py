@@ -1,0 +1,352 @@
+# SPDX-License-Identifier: MIT
+"""What is run for this project, each session in an environment of its own.
+
+    nox --list                        the sessions
+    nox -s tests-3.12                 one of them, and what it requires
+    nox -s tests-pypy3 -- -k signal   arguments after -- go to pytest
+    nox -t soak                       the sessions with a tag
+
+The sessions test the wheels that ``build`` makes, never the source in the clone.
+``scripts/setup`` installs what the system has to bring.
+"""
+
+from __future__ import annotations
+
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import nox
+
+nox.needs_version = ">=2026.10.20"  # --parallel
+nox.options.sessions = ["build", "lint", "docs", "quick_bench", "tests"]
+nox.options.reuse_venv = "yes"
+nox.options.allow_parallel = True
+nox.options.error_on_missing_interpreters = False
+
+ROOT = Path(__file__).resolve().parent
+DIST = ROOT / "dist"
+RESULTS = ROOT / ".nox" / "results"
+PROJECT = nox.project.load_toml("pyproject.toml")
+
+CPYTHONS = nox.project.python_versions(PROJECT)
+PYPY = "pypy3"
+# What runs nox runs the sessions that need one Python only.
+OWN = f"{sys.version_info.major}.{sys.version_info.minor}"
+
+SETTINGS: dict[str, str | None] = {
+    "LC_ALL": "C.UTF-8",  # in the C locale, PyPy takes file names for ASCII
+    "PIP_DISABLE_PIP_VERSION_CHECK": "1",
+    "PYTHONHOME": None,
+    "PYTHONPATH": None,
+}
+
+
+def session(python: Any = OWN, **options: Any) -> Any:
+    """Return nox's decorator for a session that needs the wheels."""
+    return nox.session(python=python, requires=["build"], **options)
+
+
+def requirements(group: str) -> list[str]:
+    """Return the requirements in a dependency group of pyproject.toml."""
+    return list(nox.project.dependency_groups(PROJECT, group))
+
+
+def find(pattern: str) -> str:
+    """Return the path of the one file in dist/ that matches ``pattern``."""
+    (found,) = DIST.glob(pattern)
+    return str(found)
+
+
+def find_wheel(python: object) -> str:
+    """Return the path of the wheel for this Python; one serves all CPythons."""
+    return find("*-pp3*.whl" if python == PYPY else "*-abi3-*.whl")
+
+
+def install(session: nox.Session, *groups: str, package: str = "") -> None:
+    """Install dependency groups, and the wheel or another ``package``."""
+    session.env.update(SETTINGS)
+    package = package or find_wheel(session.python)
+    needed = [item for group in groups for item in requirements(group)]
+    session.install(*needed, package)
+    # Also where an earlier build of the same version is there.
+    session.install("--force-reinstall", "--no-deps", "--no-cache-dir", package)
+
+
+def leave_clone(session: nox.Session) -> None:
+    """Go where Python finds the installed package, and not the source."""
+    session.chdir(session.virtualenv.location)
+
+
+def run_pytest(session: nox.Session, *arguments: object, **options: Any) -> None:
+    """Run pytest on the installed package."""
+    leave_clone(session)
+    own = (f"--rootdir={ROOT}", f"--config-file={ROOT}/pyproject.toml", "--color=no")
+    session.run("pytest", *own, *map(str, arguments), **options)
+
+
+def install_on_pypy(session: nox.Session, *packages: str) -> Path:
+    """Make an environment for PyPy within the session's; return its directory."""
+    directory = Path(session.virtualenv.location) / "pypy"
+    if not directory.exists():
+        session.run(PYPY, "-m", "venv", str(directory), external=True)
+    if packages:
+        pip = [str(directory / "bin" / "python"), "-m", "pip", "install", "--quiet"]
+        session.run(*pip, "--force-reinstall", *packages, external=True)
+    return directory
+
+
+@nox.session(python=OWN)
+def build(session: nox.Session) -> None:
+    """Build what a release consists of, and check it: the sdist, and its wheels."""
+    session.env.update(SETTINGS)
+    session.install(*requirements("release"))
+    shutil.rmtree(DIST, ignore_errors=True)
+    session.run("python", "-m", "build", f"--outdir={DIST}", silent=True)
+    if shutil.which(PYPY):
+        python = install_on_pypy(session) / "bin" / "python"
+        pip = [str(python), "-m", "pip", "wheel", "--quiet", "--no-deps"]
+        session.run(*pip, f"--wheel-dir={DIST}", find("*.tar.gz"), external=True)
+    session.run("twine", "check", "--strict", *map(str, sorted(DIST.iterdir())))
+    session.run("abi3audit", "--strict", find_wheel(OWN))
+
+
+@session(python=[*CPYTHONS, PYPY])
+def tests(session: nox.Session) -> None:
+    """Run the tests."""
+    install(session, "test")
+    result = RESULTS / f"{session.name}.xml"
+    result.unlink(missing_ok=True)
+    run_pytest(session, f"--junitxml={result}", *(session.posargs or [ROOT / "tests"]))
+
+
+@session()
+def lint(session: nox.Session) -> None:
+    """Check style, spelling and types."""
+    install(session, "test", "lint")
+    session.run("ruff", "format", "--check", ".")
+    session.run("ruff", "check", ".")
+    session.run("codespell", ".")
+    session.run("mypy")
+    session.run("pyright")
+    for module in ("remctl", "_remctl"):
+        session.run("pyright", "--verifytypes", module)
+    session.run(
+        "stubtest",
+        f"--mypy-config-file={ROOT}/pyproject.toml",
+        f"--allowlist={ROOT}/tests/stubtest_allowlist.txt",
+        "remctl",
+        "_remctl",
+    )
+
+
+@session()
+def docs(session: nox.Session) -> None:
+    """Build the site, which begins at .nox/docs/site/index.html, and check it."""
+    install(session, "docs")
+    environment = Path(session.virtualenv.location)
+    site, doctrees = environment / "site", environment / "doctrees"
+    shutil.rmtree(site, ignore_errors=True)
+    strict = ["-W", "--keep-going", "-n", "-q", "-E"]
+    session.run("sphinx-build", *strict, "-d", str(doctrees), "docs", str(site))
+    session.run("python", "scripts/check_site.py", str(site))
+
+
+def run_benchmarks(session: nox.Session, *arguments: str) -> None:
+    """Run the benchmarks, on PyPy too."""
+    install(session, "test")
+    install_on_pypy(session, "--no-deps", find_wheel(PYPY))
+    session.run("python", "benchmarks/run.py", *arguments)
+
+
+@session()
+def quick_bench(session: nox.Session) -> None:
+    """See that the benchmarks work; their figures mean nothing."""
+    run_benchmarks(session, "--quick")
+
+
+@session()
+def bench(session: nox.Session) -> None:
+    """Compare this package with C, pyremctl and Net::Remctl."""
+    run_benchmarks(session, *session.posargs)
+
+
+@session()
+def release(session: nox.Session) -> None:
+    """Run the checks and the tests that the sdist brings, on what it builds."""
+    session.install(*requirements("dev"))
+    directory = Path(session.virtualenv.location) / "sdist"
+    shutil.rmtree(directory, ignore_errors=True)
+    shutil.unpack_archive(find("*.tar.gz"), directory, filter="data")
+    (unpacked,) = directory.iterdir()
+    arguments = ["-j", "2", "-f", str(unpacked / "noxfile.py")]
+    session.run("nox", *arguments, "--", *session.posargs)
+
+
+# What takes too long for every change: nox -t soak
+
+
+# What libraries watch the C code with, the symbols that tell instrumented code, and the
+# tests: not those that count memory, which AddressSanitizer does not give back, nor
+# those that write to descriptors which are not theirs, to see whose they are.
+SANITIZERS: dict[str, dict[str, Any]] = {
+    "address": {
+        "flags": "-fsanitize=address,undefined",
+        "libraries": ["libasan.so", "libubsan.so"],
+        "symbol": "__asan_",
+        "tests": "hostile stateful backlog lost_connection client simple protocol1 "
+        "threads aio jobs timeouts signals memory processes",
+        "without": "test_memory_stays_bounded",
+    },
+    "thread": {
+        "flags": "-fsanitize=thread",
+        "libraries": ["libtsan.so"],
+        "symbol": "__tsan_",
+        "tests": "threads jobs memory processes",
+        "without": "without_standard_streams",
+    },
+}
+
+OURS = re.compile(r"_remctl_cffi|_(shim|jobs)\.c")  # in a stack
+
+
+def client_tests(names: str) -> list[str]:
+    """Return the paths of these modules of the client's tests."""
+    return [f"{ROOT}/tests/test_{name}.py" for name in names.split()]
+
+
+def fixed_addresses() -> list[str]:
+    """Return what a command begins with, so that libtsan finds room for its own."""
+    allowed = subprocess.run(["setarch", "-R", "true"], check=False).returncode == 0
+    return ["setarch", "-R"] if allowed else []
+
+
+def have_python_begin_with(session: nox.Session, libraries: list[str]) -> None:
+    """Put a program in the place of python that loads these libraries first.
+
+    Only Python begins with them: a shell with libtsan in it crashes.
+    """
+    paths = [
+        subprocess.check_output(["gcc", f"-print-file-name={name}"], text=True).strip()
+        for name in libraries
+    ]
+    for python in Path(session.bin).glob("python*"):
+        interpreter = python.resolve()
+        python.unlink()
+        python.write_text(
+            f"""#!/bin/bash
+LD_PRELOAD="{" ".join(paths)}" exec -a "$0" "{interpreter}" "$@"
+"""
+        )
+        python.chmod(0o755)
+    (packages,) = Path(session.virtualenv.location).glob("lib/python3*/site-packages")
+    (packages / "preloaded.pth").write_text(
+        'import os; os.environ.pop("LD_PRELOAD", None)'
+    )
+
+
+@nox.session(python=OWN, requires=["build"], tags=["soak"], reuse_venv=False)
+@nox.parametrize("sanitizer", SANITIZERS)
+def sanitized(session: nox.Session, sanitizer: str) -> None:
+    """Run tests with the shim instrumented; a report with a frame of ours fails.
+
+    libremctl, libkrb5 and the interpreter are not built so, but what they do to memory
+    of ours is seen.  Only on CPython: the C code is the same for PyPy.
+    """
+    chosen = SANITIZERS[sanitizer]
+    flags = chosen["flags"]
+    session.env["CFLAGS"] = f"-g -O1 -fno-omit-frame-pointer {flags}"
+    session.env["LDFLAGS"] = flags
+    install(session, "test", package=find("*.tar.gz"))
+    environment = Path(session.virtualenv.location)
+    (extension,) = environment.glob(
+        "lib/python3*/site-packages/remctl/_remctl_cffi*.so"
+    )
+    symbols = subprocess.check_output(["nm", "-D", str(extension)], text=True)
+    if chosen["symbol"] not in symbols:
+        session.error(f"{extension} is not instrumented")
+    have_python_begin_with(session, chosen["libraries"])
+    reports = environment / "reports"
+    reports.mkdir()
+    settings = {
+        # A report that comes at the end of a process leaves its exit status alone.
+        "ASAN_OPTIONS": f"detect_leaks=0:handle_segv=0:log_path={reports}/asan",
+        "UBSAN_OPTIONS": f"print_stacktrace=1:log_path={reports}/ubsan",
+        "TSAN_OPTIONS": f"die_after_fork=0:exitcode=0:log_path={reports}/tsan",
+        "PYTHONMALLOC": "malloc",
+    }
+    session.log(f"reports: {reports}")
+    leave_clone(session)
+    options = [f"--rootdir={ROOT}", f"--config-file={ROOT}/pyproject.toml"]
+    options += ["--color=no", "-o", "timeout=600", "-k", f"not {chosen['without']}"]
+    pytest = [*fixed_addresses(), "pytest", *options, *client_tests(chosen["tests"])]
+    try:
+        session.run(*pytest, env=settings, external=True)
+    finally:
+        complain(session, reports)
+
+
+def complain(session: nox.Session, reports: Path) -> None:
+    """Fail if a stack in one of the reports has a frame of ours."""
+    texts = [path.read_text(errors="replace") for path in sorted(reports.iterdir())]
+    # Stacks are paragraphs, before which valgrind puts its process's number.
+    paragraphs = re.split(r"\n(?:==\d+== *)?\n", "\n\n".join(texts))
+    ours = [paragraph for paragraph in paragraphs if OURS.search(paragraph)]
+    session.log(f"{len(texts)} reports, {len(ours)} stacks of ours")
+    if ours:
+        session.error("\n\n".join(ours))
+
+
+@session(tags=["soak"])
+def valgrind(session: nox.Session) -> None:
+    """Run the hostile servers under valgrind; a report with a frame of ours fails."""
+    install(session, "test")
+    reports = Path(session.virtualenv.location) / "reports"
+    shutil.rmtree(reports, ignore_errors=True)
+    reports.mkdir()
+    command = ["valgrind", f"--log-file={reports}/%p", "--num-callers=40"]
+    command += ["--leak-check=full", "--show-leak-kinds=definite"]
+    # Not --trace-children: the servers have nothing of ours.
+    command += ["--child-silent-after-fork=yes"]
+    command += [f"--suppressions={ROOT}/tests/valgrind.supp"]
+    leave_clone(session)
+    options = [f"--rootdir={ROOT}", f"--config-file={ROOT}/pyproject.toml"]
+    options += ["--color=no", "-o", "timeout=600"]
+    python = f"{session.bin}/python"
+    pytest = [python, "-P", "-m", "pytest", *options, *client_tests("hostile")]
+    try:
+        session.run(*command, *pytest, env={"PYTHONMALLOC": "malloc"}, external=True)
+    finally:
+        complain(session, reports)
+
+
+@session(tags=["soak"])
+def shim_threads(session: nox.Session) -> None:
+    """Drive the shim from C, by threads and forks, under two sanitizers."""
+    install(session, "test")
+    program = [f"{session.bin}/python", "tests/shim_threads.py", "--rounds=100"]
+    session.run(*fixed_addresses(), *program, *session.posargs, external=True)
+
+
+@session(tags=["soak"])
+def guards(session: nox.Session) -> None:
+    """Take each guard of tests/hazards.py out, and see one of its tests fail."""
+    install(session, "test")
+    session.run("python", "tests/without_guards.py", *session.posargs)
+
+
+@session(python=[OWN, PYPY], tags=["soak"])
+def leaks(session: nox.Session) -> None:
+    """Look for leaks in 10,000 cycles of everything that takes memory."""
+    install(session, "test")
+    session.run("python", "tests/leaks.py")
+
+
+@session(python=[OWN, PYPY], tags=["soak"])
+def load(session: nox.Session) -> None:
+    """Keep 64 threads busy for a minute, and check every reply."""
+    install(session, "test")
+    session.run("python", "tests/load.py", "--seconds=60", "--threads=64")

@@ -45,11 +45,6 @@ SETTINGS: dict[str, str | None] = {
 }
 
 
-def session(python: Any = OWN, **options: Any) -> Any:
-    """Return nox's decorator for a session that needs the wheels."""
-    return nox.session(python=python, requires=["build"], **options)
-
-
 def requirements(group: str) -> list[str]:
     """Return the requirements in a dependency group of pyproject.toml."""
     return list(nox.project.dependency_groups(PROJECT, group))
@@ -114,16 +109,18 @@ def build(session: nox.Session) -> None:
     session.run("abi3audit", "--strict", find_wheel(OWN))
 
 
-@session(python=[*CPYTHONS, PYPY])
+@nox.session(requires=["build"], python=[*CPYTHONS, PYPY])
 def tests(session: nox.Session) -> None:
     """Run the tests."""
     install(session, "test")
     result = RESULTS / f"{session.name}.xml"
     result.unlink(missing_ok=True)
-    run_pytest(session, f"--junitxml={result}", *(session.posargs or [ROOT / "tests"]))
+    run_pytest(
+        session, f"--junitxml={result}", *(session.posargs or [str(ROOT / "tests")])
+    )
 
 
-@session()
+@nox.session(python=OWN, requires=["build"])
 def lint(session: nox.Session) -> None:
     """Check style, spelling and types."""
     install(session, "test", "lint")
@@ -143,7 +140,7 @@ def lint(session: nox.Session) -> None:
     )
 
 
-@session()
+@nox.session(python=OWN, requires=["build"])
 def docs(session: nox.Session) -> None:
     """Build the site, which begins at .nox/docs/site/index.html, and check it."""
     install(session, "docs")
@@ -162,19 +159,19 @@ def run_benchmarks(session: nox.Session, *arguments: str) -> None:
     session.run("python", "benchmarks/run.py", *arguments)
 
 
-@session()
+@nox.session(python=OWN, requires=["build"])
 def quick_bench(session: nox.Session) -> None:
     """See that the benchmarks work; their figures mean nothing."""
     run_benchmarks(session, "--quick")
 
 
-@session()
+@nox.session(python=OWN, requires=["build"])
 def bench(session: nox.Session) -> None:
     """Compare this package with C, pyremctl and Net::Remctl."""
     run_benchmarks(session, *session.posargs)
 
 
-@session()
+@nox.session(python=OWN, requires=["build"])
 def release(session: nox.Session) -> None:
     """Run the checks and the tests that the sdist brings, on what it builds."""
     session.install(*requirements("dev"))
@@ -300,7 +297,7 @@ def complain(session: nox.Session, reports: Path) -> None:
         session.error("\n\n".join(ours))
 
 
-@session(tags=["soak"])
+@nox.session(python=OWN, requires=["build"], tags=["soak"])
 def valgrind(session: nox.Session) -> None:
     """Run the hostile servers under valgrind; a report with a frame of ours fails."""
     install(session, "test")
@@ -316,14 +313,14 @@ def valgrind(session: nox.Session) -> None:
     options = [f"--rootdir={ROOT}", f"--config-file={ROOT}/pyproject.toml"]
     options += ["--color=no", "-o", "timeout=600"]
     python = f"{session.bin}/python"
-    pytest = [python, "-P", "-m", "pytest", *options, *client_tests("hostile")]
+    pytest = [python, "-m", "pytest", *options, *client_tests("hostile")]
     try:
         session.run(*command, *pytest, env={"PYTHONMALLOC": "malloc"}, external=True)
     finally:
         complain(session, reports)
 
 
-@session(tags=["soak"])
+@nox.session(python=OWN, requires=["build"], tags=["soak"])
 def shim_threads(session: nox.Session) -> None:
     """Drive the shim from C, by threads and forks, under two sanitizers."""
     install(session, "test")
@@ -331,21 +328,21 @@ def shim_threads(session: nox.Session) -> None:
     session.run(*fixed_addresses(), *program, *session.posargs, external=True)
 
 
-@session(tags=["soak"])
+@nox.session(python=OWN, requires=["build"], tags=["soak"])
 def guards(session: nox.Session) -> None:
     """Take each guard of tests/hazards.py out, and see one of its tests fail."""
     install(session, "test")
     session.run("python", "tests/without_guards.py", *session.posargs)
 
 
-@session(python=[OWN, PYPY], tags=["soak"])
+@nox.session(requires=["build"], python=[OWN, PYPY], tags=["soak"])
 def leaks(session: nox.Session) -> None:
     """Look for leaks in 10,000 cycles of everything that takes memory."""
     install(session, "test")
     session.run("python", "tests/leaks.py")
 
 
-@session(python=[OWN, PYPY], tags=["soak"])
+@nox.session(requires=["build"], python=[OWN, PYPY], tags=["soak"])
 def load(session: nox.Session) -> None:
     """Keep 64 threads busy for a minute, and check every reply."""
     install(session, "test")

@@ -134,7 +134,7 @@ def lint(session: nox.Session) -> None:
     session.run(
         "stubtest",
         f"--mypy-config-file={ROOT}/pyproject.toml",
-        f"--allowlist={ROOT}/tests/stubtest_allowlist.txt",
+        f"--allowlist={ROOT}/tests/packaging/stubtest_allowlist.txt",
         "remctl",
         "_remctl",
     )
@@ -212,7 +212,12 @@ OURS = re.compile(r"_remctl_cffi|_(shim|jobs)\.c")  # in a stack
 
 def client_tests(names: str) -> list[str]:
     """Return the paths of these modules of the client's tests."""
-    return [f"{ROOT}/tests/test_{name}.py" for name in names.split()]
+    return [f"{ROOT}/tests/client/test_{name}.py" for name in names.split()]
+
+
+def find_helpers(session: nox.Session) -> None:
+    """Let programs in tests/soak import what tests import."""
+    session.env["PYTHONPATH"] = f"{ROOT}/tests/helpers:{ROOT}/tests"
 
 
 def fixed_addresses() -> list[str]:
@@ -308,7 +313,7 @@ def valgrind(session: nox.Session) -> None:
     command += ["--leak-check=full", "--show-leak-kinds=definite"]
     # Not --trace-children: the servers have nothing of ours.
     command += ["--child-silent-after-fork=yes"]
-    command += [f"--suppressions={ROOT}/tests/valgrind.supp"]
+    command += [f"--suppressions={ROOT}/tests/soak/valgrind.supp"]
     leave_clone(session)
     options = [f"--rootdir={ROOT}", f"--config-file={ROOT}/pyproject.toml"]
     options += ["--color=no", "-o", "timeout=600"]
@@ -324,7 +329,8 @@ def valgrind(session: nox.Session) -> None:
 def shim_threads(session: nox.Session) -> None:
     """Drive the shim from C, by threads and forks, under two sanitizers."""
     install(session, "test")
-    program = [f"{session.bin}/python", "tests/shim_threads.py", "--rounds=100"]
+    find_helpers(session)
+    program = [f"{session.bin}/python", "tests/soak/shim_threads.py", "--rounds=100"]
     session.run(*fixed_addresses(), *program, *session.posargs, external=True)
 
 
@@ -332,18 +338,21 @@ def shim_threads(session: nox.Session) -> None:
 def guards(session: nox.Session) -> None:
     """Take each guard of tests/hazards.py out, and see one of its tests fail."""
     install(session, "test")
-    session.run("python", "tests/without_guards.py", *session.posargs)
+    find_helpers(session)
+    session.run("python", "tests/soak/without_guards.py", *session.posargs)
 
 
 @nox.session(requires=["build"], python=[OWN, PYPY], tags=["soak"])
 def leaks(session: nox.Session) -> None:
     """Look for leaks in 10,000 cycles of everything that takes memory."""
     install(session, "test")
-    session.run("python", "tests/leaks.py")
+    find_helpers(session)
+    session.run("python", "tests/soak/leaks.py")
 
 
 @nox.session(requires=["build"], python=[OWN, PYPY], tags=["soak"])
 def load(session: nox.Session) -> None:
     """Keep 64 threads busy for a minute, and check every reply."""
     install(session, "test")
-    session.run("python", "tests/load.py", "--seconds=60", "--threads=64")
+    find_helpers(session)
+    session.run("python", "tests/soak/load.py", "--seconds=60", "--threads=64")

@@ -65,7 +65,7 @@ def _environment(realm: Realm) -> Iterator[None]:
 
 @pytest.fixture(scope="session")
 def server(realm: Realm) -> Iterator[Server]:
-    """A real remctld with the commands in tests/commands."""
+    """A real remctld with the commands in tests/helpers/commands."""
     with realm.server(commands(realm)) as server:
         yield server
 
@@ -98,31 +98,24 @@ def scripted(
         yield start
 
 
-# What runs through both twins: the same scenarios, with the same outcomes.
-BOTH_TWINS = {
-    "test_backlog",
-    "test_client",
-    "test_fake",
-    "test_hostile",
-    "test_identity",
-    "test_in_step",
-    "test_lost_connection",
-    "test_protocol1",
-    "test_simple",
-    "test_stateful",
-    "test_timeouts",
-}
-
 # Seconds for which the event loop may be kept from its other tasks.
 BLOCKED = 0.05
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
-    """Run each test of these modules with both twins."""
-    if metafunc.module.__name__.rpartition(".")[2] in BOTH_TWINS and not any(
-        metafunc.definition.iter_markers("blocking_only")
-    ):
-        metafunc.parametrize("_twin", ["blocking", "asyncio"], indirect=True)
+    """Run each test that is marked so with both twins.
+
+    The asyncio twin is put into the names remctl.Remctl and remctl.remctl: a module
+    that has either by a name of its own would run with the blocking twin twice.
+    """
+    marks = {mark.name for mark in metafunc.definition.iter_markers()}
+    if "both_twins" not in marks or "blocking_only" in marks:
+        return
+    for name, value in vars(metafunc.module).items():
+        if value is remctl.Remctl or value is remctl.remctl:
+            message = f"{metafunc.module.__name__}.{name} is the blocking twin always"
+            raise pytest.UsageError(message)
+    metafunc.parametrize("_twin", ["blocking", "asyncio"], indirect=True)
 
 
 @pytest.fixture(scope="session")
@@ -146,7 +139,7 @@ def _twin(request: pytest.FixtureRequest) -> Iterator[None]:
         loop.longest = 0.0
         yield
         loop.run(asyncio.sleep(2 * BEAT))  # a whole one, after the last call
-    if request.module.__name__.rpartition(".")[2] == "test_hostile":
+    if request.node.get_closest_marker("loop_stays_free"):
         # Elsewhere the tests themselves keep the interpreter busy.  valgrind runs one
         # thread at a time, for longer than that.
         assert loop.longest < BLOCKED or "vgpreload" in os.environ.get("LD_PRELOAD", "")

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: MIT
 """What libremctl 3.18 does when pushed, what keeps it away, and the tests that show it.
 
-An audit of the C library found most of these; the tests name their numbers.
+An audit of the C library found most of these; tests cite their numbers.
 A Removal takes a guard out of the package: one of the row's tests fails then, which
 ``without_guards.py`` shows.  Rows without one have no guard that could be taken out:
 what is dangerous is not called, or not offered, at all.
@@ -34,7 +34,7 @@ class Hazard(NamedTuple):
     said: str = ""
 
 
-HOSTILE = "test_hostile.py::test_hostile_server"
+HOSTILE = "client/test_hostile.py::test_hostile_server"
 
 # In the thread that begins them.
 RUN_JOBS_AT_ONCE = Removal(
@@ -58,22 +58,22 @@ HAZARDS: dict[int, Hazard] = {
         "remctl() frees a buffer twice when a server sends two empty outputs",
         "never called: the one-call interface stands on the full one",
         [
-            "test_lost_connection.py::test_two_empty_outputs",
-            "test_lowlevel.py::test_two_empty_outputs_are_served",
+            "client/test_lost_connection.py::test_two_empty_outputs",
+            "client/test_lowlevel.py::test_two_empty_outputs_are_served",
         ],
     ),
     2: Hazard(
         "a second open on a handle that fails leaves a stale descriptor number",
         "each open() makes a handle of its own",
         [
-            "test_lowlevel.py::test_second_open_that_fails",
-            "test_client.py::test_failed_open",
+            "client/test_lowlevel.py::test_second_open_that_fails",
+            "client/test_client.py::test_failed_open",
         ],
     ),
     3: Hazard(
         "with a time-out, select() on a descriptor above 1023 aborts the process",
         "libremctl has a time-out only where no descriptor can be that large",
-        ["test_timeouts.py::test_time_outs_under_strain[fds]"],
+        ["client/test_timeouts.py::test_time_outs_under_strain[fds]"],
         [
             Removal(
                 "_shim.c",
@@ -84,7 +84,9 @@ HAZARDS: dict[int, Hazard] = {
     4: Hazard(
         "with protocol 1, remctl_output() after a failure runs on descriptor -1",
         "a failure closes the connection",
-        ["test_protocol1.py::test_a_broken_command_is_an_error_and_not_repeated"],
+        [
+            "client/test_protocol1.py::test_a_broken_command_is_an_error_and_not_repeated"
+        ],
         [
             Removal(
                 "_connection.py",
@@ -95,7 +97,10 @@ HAZARDS: dict[int, Hazard] = {
     5: Hazard(
         "the same after a failed open, of which a server can make protocol 1",
         "an object whose open() has failed has no connection",
-        [f"{HOSTILE}[blocking-answer of length 0]", "test_client.py::test_failed_open"],
+        [
+            f"{HOSTILE}[blocking-answer of length 0]",
+            "client/test_client.py::test_failed_open",
+        ],
         [
             Removal(
                 "_base.py",
@@ -111,8 +116,8 @@ HAZARDS: dict[int, Hazard] = {
         "a handle is not thread safe",
         "one lock for each object, around the call and the copying of its results",
         [
-            "test_threads.py::test_mixed_calls_corrupt_nothing",
-            "test_threads.py::test_each_thread_gets_its_own_reply",
+            "client/test_threads.py::test_mixed_calls_corrupt_nothing",
+            "client/test_threads.py::test_each_thread_gets_its_own_reply",
         ],
         [
             Removal(
@@ -123,7 +128,7 @@ HAZARDS: dict[int, Hazard] = {
     7: Hazard(
         "remctl_close() frees what another thread's call is using",
         "close() shuts the socket down; who leaves the connection last frees it",
-        ["test_threads.py::test_close_ends_a_blocked_call_at_once"],
+        ["client/test_threads.py::test_close_ends_a_blocked_call_at_once"],
         [
             Removal(
                 "_shim.c",
@@ -145,9 +150,9 @@ HAZARDS: dict[int, Hazard] = {
         "a second close frees twice",
         "a connection counts who uses it, and being open counts once",
         [
-            "test_memory.py::test_close_twice",
-            "test_memory.py::test_close_from_many_threads",
-            "test_threads.py::test_close_ends_a_blocked_call_at_once",
+            "client/test_memory.py::test_close_twice",
+            "client/test_memory.py::test_close_from_many_threads",
+            "client/test_threads.py::test_close_ends_a_blocked_call_at_once",
         ],
         [
             Removal(
@@ -165,7 +170,7 @@ HAZARDS: dict[int, Hazard] = {
         "texts and data that libremctl returns die at the next call",
         "texts are copied, data is taken over, within the call",
         [
-            "test_client.py::test_tokens_of_a_command",
+            "client/test_client.py::test_tokens_of_a_command",
             f"{HOSTILE}[blocking-noop answered by garbage]",
         ],
         [
@@ -176,7 +181,7 @@ HAZARDS: dict[int, Hazard] = {
     10: Hazard(
         "NULL for a string crashes, or means loopback",
         "strings are strings, and the host is not empty",
-        ["test_arguments.py::test_bad_input"],
+        ["client/test_arguments.py::test_bad_input"],
         [
             Removal("_arguments.py", {"if not isinstance(value, str):": "if False:"}),
             Removal("_arguments.py", {"    if not host:\n": "    if False:\n"}),
@@ -185,7 +190,7 @@ HAZARDS: dict[int, Hazard] = {
     11: Hazard(
         "a descriptor that is no socket is written to, or aborts the process",
         "open(sock=...) takes connected stream sockets only",
-        ["test_arguments.py::test_bad_sock"],
+        ["client/test_arguments.py::test_bad_sock"],
         [
             Removal("_arguments.py", {"if sock.fileno() < 0:": "if False:"}),
             Removal(
@@ -199,7 +204,7 @@ HAZARDS: dict[int, Hazard] = {
     12: Hazard(
         "remctl_open_fd() closes the descriptor, also when it fails",
         "it has a duplicate of its own",
-        ["test_lost_connection.py::test_a_number_that_libremctl_has_closed"],
+        ["client/test_lost_connection.py::test_a_number_that_libremctl_has_closed"],
         [
             Removal(
                 "_shim.c",
@@ -215,7 +220,7 @@ HAZARDS: dict[int, Hazard] = {
     13: Hazard(
         "a non-blocking socket makes it spin, and then report an end of file",
         "the socket is made blocking",
-        ["test_client.py::test_sock_is_used_and_taken_over"],
+        ["client/test_client.py::test_sock_is_used_and_taken_over"],
         [
             Removal(
                 "_shim.c",
@@ -229,7 +234,9 @@ HAZARDS: dict[int, Hazard] = {
     14: Hazard(
         "with protocol 1, an output's status and error are uninitialised",
         "of a token only the members of its type are read",
-        ["test_protocol1.py::test_each_command_has_a_connection_and_its_own_status"],
+        [
+            "client/test_protocol1.py::test_each_command_has_a_connection_and_its_own_status"
+        ],
         [
             Removal(
                 "_connection.py",
@@ -244,7 +251,7 @@ HAZARDS: dict[int, Hazard] = {
     15: Hazard(
         "a status and the end have NULL for data",
         "data is unpacked where there is some",
-        ["test_client.py::test_tokens_of_a_command"],
+        ["client/test_client.py::test_tokens_of_a_command"],
         [
             Removal(
                 "_connection.py",
@@ -256,22 +263,22 @@ HAZARDS: dict[int, Hazard] = {
         "each open of a handle, and each replayed token, leaks",
         "one handle for one connection, closed at the first error",
         [
-            "test_memory.py::test_memory_stays_bounded",
-            "test_memory.py::test_nothing_is_left_of_300_connections",
+            "client/test_memory.py::test_memory_stays_bounded",
+            "client/test_memory.py::test_nothing_is_left_of_300_connections",
         ],
         [Removal("_shim.c", {"    remctl_close(taken.remctl);\n": ""})],
     ),
     17: Hazard(
         "krb5 reads the environment while another thread may change it",
         "nothing in this package writes there; the user is told",
-        ["test_client.py::test_krb5ccname_is_read_by_each_open"],
+        ["client/test_client.py::test_krb5ccname_is_read_by_each_open"],
         said="Writing to `os.environ` while another thread opens a connection",
     ),
     # The wrong identity, the wrong server
     18: Hazard(
         "pointers to the host and the principal are kept",
         "both are C memory of the connection's own",
-        ["test_client.py::test_sock_with_a_principal"],
+        ["client/test_client.py::test_sock_with_a_principal"],
         [
             Removal(
                 "_shim.c",
@@ -290,8 +297,8 @@ HAZARDS: dict[int, Hazard] = {
         "it opens a connection again by itself, as whoever is current then",
         "a lost connection is closed; protocol 1 keeps the cache of open()",
         [
-            "test_protocol1.py::test_commands_run_as_who_opened",
-            "test_protocol1.py::test_a_variable_that_was_not_there_at_open",
+            "client/test_protocol1.py::test_commands_run_as_who_opened",
+            "client/test_protocol1.py::test_a_variable_that_was_not_there_at_open",
         ],
         [
             Removal(
@@ -304,7 +311,7 @@ HAZARDS: dict[int, Hazard] = {
     20: Hazard(
         "NUL cuts a host, principal or cache short",
         "ValueError",
-        ["test_arguments.py::test_nul_in_any_string"],
+        ["client/test_arguments.py::test_nul_in_any_string"],
         [Removal("_arguments.py", {'if "\\0" in value:': "if False:"})],
     ),
     21: Hazard(
@@ -340,27 +347,27 @@ HAZARDS: dict[int, Hazard] = {
     23: Hazard(
         "a handle that has spoken protocol 1 speaks it to every later server",
         "each open() makes a handle of its own",
-        ["test_protocol1.py::test_a_server_that_turns_from_1_to_2"],
+        ["client/test_protocol1.py::test_a_server_that_turns_from_1_to_2"],
     ),
     24: Hazard(
         "settings are for the next open, and looked at there",
         "they are the object's, and documented so",
         [
-            "test_client.py::test_ccache_is_for_later_opens",
-            "test_client.py::test_source_ip_is_for_later_opens",
-            "test_client.py::test_missing_ccache_is_noticed_by_open",
+            "client/test_client.py::test_ccache_is_for_later_opens",
+            "client/test_client.py::test_source_ip_is_for_later_opens",
+            "client/test_client.py::test_missing_ccache_is_noticed_by_open",
         ],
     ),
     25: Hazard(
         "krb5 fills a missing cache from a client keytab, as whoever that is",
         "the user is told",
-        ["test_client.py::test_missing_ccache_is_noticed_by_open"],
+        ["client/test_client.py::test_missing_ccache_is_noticed_by_open"],
         said="unless there is a client keytab",
     ),
     26: Hazard(
         "gss_krb5_ccache_name() overrules KRB5CCNAME in the thread that called it",
         "handshakes run in threads of their own; the user is told",
-        ["test_identity.py::test_another_bindings_cache_is_not_ours"],
+        ["client/test_identity.py::test_another_bindings_cache_is_not_ours"],
         [
             RUN_JOBS_AT_ONCE,
         ],
@@ -369,15 +376,15 @@ HAZARDS: dict[int, Hazard] = {
     27: Hazard(
         'the principal is the server\'s, and "" is not none',
         'documented; "" stands for none',
-        ["test_simple.py::test_default_principal_is_the_host"],
+        ["client/test_simple.py::test_default_principal_is_the_host"],
         [Removal("_arguments.py", {", principal) or None": ", principal)"})],
     ),
     28: Hazard(
         "tokens that are signed and not encrypted are accepted",
         "their beginnings say so, and are looked at; of the rest the user is told",
         [
-            "test_lost_connection.py::test_replies_that_are_not_encrypted",
-            "test_lost_connection.py::test_replies_with_an_old_encryption_type",
+            "client/test_lost_connection.py::test_replies_that_are_not_encrypted",
+            "client/test_lost_connection.py::test_replies_with_an_old_encryption_type",
         ],
         [
             Removal(
@@ -394,7 +401,7 @@ HAZARDS: dict[int, Hazard] = {
     29: Hazard(
         "some builds can set the cache of the whole process only",
         "the user is told (builds with MIT Kerberos have one for each object)",
-        ["test_identity.py::test_each_object_runs_as_the_user_of_its_cache"],
+        ["client/test_identity.py::test_each_object_runs_as_the_user_of_its_cache"],
         [Removal("_connection.py", {"self._ccache = ccache": "self._ccache = None"})],
         said="with a libremctl built without gss_krb5_import_cred",
     ),
@@ -402,7 +409,7 @@ HAZARDS: dict[int, Hazard] = {
     30: Hazard(
         "a command before the last one's reply is read gets that reply",
         "RemctlError, and nothing is sent",
-        ["test_client.py::test_reply_must_be_read_first"],
+        ["client/test_client.py::test_reply_must_be_read_first"],
         [
             Removal(
                 "_connection.py",
@@ -423,7 +430,7 @@ HAZARDS: dict[int, Hazard] = {
     32: Hazard(
         "with remctl_open_fd() and protocol 1 there is no exit status",
         "remctl_open() for each command, and none on a socket of the caller's",
-        ["test_protocol1.py::test_a_socket_cannot_serve_protocol_1"],
+        ["client/test_protocol1.py::test_a_socket_cannot_serve_protocol_1"],
         [
             Removal(
                 "_shim.c", {"    else if (speaks_protocol1(c))\n": "    else if (0)\n"}
@@ -433,22 +440,22 @@ HAZARDS: dict[int, Hazard] = {
     33: Hazard(
         "the exit status goes through a signed char",
         "128 to 255 are put right",
-        ["test_client.py::test_every_status"],
+        ["client/test_client.py::test_every_status"],
         [Removal("_shim.c", {"        results->status += 256;\n": "        ;\n"})],
     ),
     34: Hazard(
         "remctl_command() and remctl() cut arguments at NUL",
         "only remctl_commandv() is called",
         [
-            "test_client.py::test_nul_in_arguments",
-            "test_simple.py::test_nul_is_not_the_end_of_an_argument",
+            "client/test_client.py::test_nul_in_arguments",
+            "client/test_simple.py::test_nul_is_not_the_end_of_an_argument",
         ],
     ),
     35: Hazard(
         "a command that failed ends with DONE, like one that went well",
         "a result has a status; failed calls close the connection",
         [
-            "test_lost_connection.py::test_run_makes_no_result_without_a_status",
+            "client/test_lost_connection.py::test_run_makes_no_result_without_a_status",
             f"{HOSTILE}[blocking-a server that never reads]",
         ],
         [
@@ -461,7 +468,9 @@ HAZARDS: dict[int, Hazard] = {
     36: Hazard(
         "a command of which half was sent is joined by the next one",
         "any failed call closes the connection",
-        ["test_lost_connection.py::test_a_reset_in_the_middle_of_a_large_command"],
+        [
+            "client/test_lost_connection.py::test_a_reset_in_the_middle_of_a_large_command"
+        ],
         [
             Removal(
                 "_connection.py",
@@ -477,9 +486,9 @@ HAZARDS: dict[int, Hazard] = {
         "remctld answers each token of a command that is too large with an error",
         "100 MiB are refused, and an error for several tokens ends the connection",
         [
-            "test_arguments.py::test_bad_input",
-            "test_arguments.py::test_largest_command",
-            "test_lost_connection.py::test_an_error_for_a_command_of_several_tokens",
+            "client/test_arguments.py::test_bad_input",
+            "client/test_arguments.py::test_largest_command",
+            "client/test_lost_connection.py::test_an_error_for_a_command_of_several_tokens",
         ],
         [
             Removal("_arguments.py", {"    if size > MAX_COMMAND:": "    if False:"}),
@@ -506,7 +515,7 @@ HAZARDS: dict[int, Hazard] = {
     39: Hazard(
         "remctl_noop() swallows a token of an unread reply",
         "RemctlError, and nothing is sent",
-        ["test_client.py::test_reply_must_be_read_first"],
+        ["client/test_client.py::test_reply_must_be_read_first"],
         [
             Removal(
                 "_connection.py",
@@ -522,7 +531,9 @@ HAZARDS: dict[int, Hazard] = {
     40: Hazard(
         "with protocol 1, output without a command blocks, and statuses repeat",
         "without a reply outstanding the answer is DONE, and nothing is asked",
-        ["test_protocol1.py::test_each_command_has_a_connection_and_its_own_status"],
+        [
+            "client/test_protocol1.py::test_each_command_has_a_connection_and_its_own_status"
+        ],
         [
             Removal(
                 "_connection.py",
@@ -534,7 +545,7 @@ HAZARDS: dict[int, Hazard] = {
     41: Hazard(
         "Ctrl-C is noticed when the C call returns",
         "what may block runs in a thread of its own",
-        ["test_signals.py::test_ctrl_c_ends_a_call_at_once[handshake]"],
+        ["client/test_signals.py::test_ctrl_c_ends_a_call_at_once[handshake]"],
         [
             RUN_JOBS_AT_ONCE,
         ],
@@ -543,15 +554,15 @@ HAZARDS: dict[int, Hazard] = {
         "ten signals end a write, a hundred a read",
         "signals are blocked in the threads that may block in C",
         [
-            "test_signals.py::test_signals_do_not_disturb_large_transfers",
-            "test_signals.py::test_signals_do_not_disturb_a_slow_server",
+            "client/test_signals.py::test_signals_do_not_disturb_large_transfers",
+            "client/test_signals.py::test_signals_do_not_disturb_a_slow_server",
         ],
         [Removal("_shim.c", {"    sigfillset(&all);\n": "    sigemptyset(&all);\n"})],
     ),
     43: Hazard(
         "with a signal every now and then, a time-out never comes",
         "a deadline, fixed before the wait",
-        ["test_signals.py::test_signals_do_not_put_time_outs_off"],
+        ["client/test_signals.py::test_signals_do_not_put_time_outs_off"],
         [
             Removal(
                 "_connection.py",
@@ -571,7 +582,7 @@ HAZARDS: dict[int, Hazard] = {
     44: Hazard(
         "SIGPIPE kills programs that have set it to SIG_DFL",
         "it is blocked, and taken back, around each call that may write",
-        ["test_signals.py::test_lost_connection_does_not_kill"],
+        ["client/test_signals.py::test_lost_connection_does_not_kill"],
         [
             Removal(
                 "_shim.c",
@@ -582,13 +593,17 @@ HAZARDS: dict[int, Hazard] = {
     45: Hazard(
         "a handler's exception comes after the call: a token is lost",
         "a reply that an exception has interrupted is not read on",
-        ["test_signals.py::test_handler_that_raises_at_any_line_leaves_nothing_behind"],
+        [
+            "client/test_signals.py::test_handler_that_raises_at_any_line_leaves_nothing_behind"
+        ],
         [Removal("_base.py", {"(interrupted and connection": "(False and connection"})],
     ),
     46: Hazard(
         "writes may block for ever, those of remctl_close() too",
         "the socket is shut down first, unless QUIT fits its buffer",
-        ["test_lost_connection.py::test_the_end_does_not_wait_for_room_to_write"],
+        [
+            "client/test_lost_connection.py::test_the_end_does_not_wait_for_room_to_write"
+        ],
         [
             Removal(
                 "_shim.c",
@@ -604,13 +619,13 @@ HAZARDS: dict[int, Hazard] = {
         "a forked child's close ends the parent's connection",
         "a child only lets go of its copies",
         [
-            "test_processes.py::test_forked_child_neither_uses_nor_disturbs_the_connection",
-            "test_processes.py::test_forked_child_leaves_an_idle_connection_alone",
-            "test_processes.py::test_fork_while_another_thread_uses_the_object",
-            "test_processes.py::test_a_child_with_its_parents_process_id",
-            "test_processes.py::test_a_child_that_closes_all_descriptors",
-            "test_processes.py::test_threads_of_a_child_that_touch_an_inherited_object",
-            "test_processes.py::test_fork_while_a_connection_ends",
+            "client/test_processes.py::test_forked_child_neither_uses_nor_disturbs_the_connection",
+            "client/test_processes.py::test_forked_child_leaves_an_idle_connection_alone",
+            "client/test_processes.py::test_fork_while_another_thread_uses_the_object",
+            "client/test_processes.py::test_a_child_with_its_parents_process_id",
+            "client/test_processes.py::test_a_child_that_closes_all_descriptors",
+            "client/test_processes.py::test_threads_of_a_child_that_touch_an_inherited_object",
+            "client/test_processes.py::test_fork_while_a_connection_ends",
         ],
         [
             Removal(
@@ -640,8 +655,8 @@ HAZARDS: dict[int, Hazard] = {
         "no time-out holds for the name service and the KDC",
         "both are waited for in a thread, until a deadline of our own",
         [
-            "test_timeouts.py::test_the_name_service_times_out",
-            "test_timeouts.py::test_a_mute_kdc_times_out",
+            "client/test_timeouts.py::test_the_name_service_times_out",
+            "client/test_timeouts.py::test_a_mute_kdc_times_out",
         ],
         [
             Removal(
@@ -661,7 +676,7 @@ HAZARDS: dict[int, Hazard] = {
     49: Hazard(
         "a time-out is for each read: a server that dribbles never runs into it",
         "one deadline for the whole handshake; silence is measured afterwards",
-        ["test_timeouts.py::test_the_handshake_times_out_as_a_whole"],
+        ["client/test_timeouts.py::test_the_handshake_times_out_as_a_whole"],
         [
             Removal(
                 "_connection.py",
@@ -676,7 +691,7 @@ HAZARDS: dict[int, Hazard] = {
     50: Hazard(
         "the wall clock counts, in whole seconds",
         "the monotonic clock",
-        ["test_timeouts.py::test_the_wall_clock_does_not_count"],
+        ["client/test_timeouts.py::test_the_wall_clock_does_not_count"],
         [
             Removal(
                 "_waiting.py",
@@ -692,8 +707,8 @@ HAZARDS: dict[int, Hazard] = {
         "half a second would be none, which is for ever",
         "fractions count; what is no finite number is refused",
         [
-            "test_arguments.py::test_bad_input",
-            "test_simple.py::test_timeout_ends_the_call",
+            "client/test_arguments.py::test_bad_input",
+            "client/test_simple.py::test_timeout_ends_the_call",
         ],
         [
             Removal(
@@ -709,7 +724,7 @@ HAZARDS: dict[int, Hazard] = {
     52: Hazard(
         "texts are octets of no known encoding",
         "what is not UTF-8 becomes escapes",
-        ["test_simple.py::test_text_of_any_library_can_be_shown"],
+        ["client/test_simple.py::test_text_of_any_library_can_be_shown"],
         [
             Removal(
                 "_ffi.py", {'decode("utf-8", "backslashreplace")': 'decode("ascii")'}
@@ -720,7 +735,7 @@ HAZARDS: dict[int, Hazard] = {
         "a server's codes and texts are anything",
         "codes are ints of 32 bits, texts octets",
         [
-            "test_client.py::test_unknown_error_codes_are_ints",
+            "client/test_client.py::test_unknown_error_codes_are_ints",
             f"{HOSTILE}[blocking-error 6 with Latin-1]",
         ],
         [
@@ -739,13 +754,13 @@ HAZARDS: dict[int, Hazard] = {
     55: Hazard(
         "an empty command goes to the server",
         "ValueError",
-        ["test_arguments.py::test_bad_input"],
+        ["client/test_arguments.py::test_bad_input"],
         [Removal("_arguments.py", {"    if not arguments:": "    if False:"})],
     ),
     56: Hazard(
         "source addresses are taken in odd notations, and nonsense as late as can be",
         "what ipaddress takes, before connecting",
-        ["test_client.py::test_source_ip_is_checked_by_open"],
+        ["client/test_client.py::test_source_ip_is_checked_by_open"],
         [
             Removal(
                 "_connect.py",
@@ -756,7 +771,9 @@ HAZARDS: dict[int, Hazard] = {
     57: Hazard(
         "programs that are started inherit the connection",
         "descriptors are closed on exec",
-        ["test_processes.py::test_programs_started_do_not_inherit_the_connection"],
+        [
+            "client/test_processes.py::test_programs_started_do_not_inherit_the_connection"
+        ],
         [
             Removal(
                 "_shim.c",
@@ -768,8 +785,8 @@ HAZARDS: dict[int, Hazard] = {
         "finalizers do network I/O, for ever at worst",
         "QUIT where it fits the buffer, else the socket is shut down; no lock taken",
         [
-            "test_memory.py::test_dropping_the_object_closes_the_connection",
-            "test_memory.py::test_finalizers_may_use_the_object",
+            "client/test_memory.py::test_dropping_the_object_closes_the_connection",
+            "client/test_memory.py::test_finalizers_may_use_the_object",
         ],
         [
             Removal(
@@ -785,7 +802,9 @@ HAZARDS: dict[int, Hazard] = {
     59: Hazard(
         "a signal handler may use the object its own thread is using",
         "it gets a RemctlError",
-        ["test_signals.py::test_handler_cannot_use_the_object_of_its_own_thread"],
+        [
+            "client/test_signals.py::test_handler_cannot_use_the_object_of_its_own_thread"
+        ],
         [
             Removal(
                 "_client.py",
@@ -796,14 +815,14 @@ HAZARDS: dict[int, Hazard] = {
     60: Hazard(
         "a wrong declaration of a C type goes unnoticed",
         "the compiler sees all of them (API mode)",
-        ["test_packaging.py::test_every_c_function_is_offered_or_left_out"],
+        ["packaging/test_packaging.py::test_every_c_function_is_offered_or_left_out"],
     ),
     61: Hazard(
         "a bytearray may change while it is being sent",
         "it is copied first",
         [
-            "test_simple.py::test_arguments_are_converted",
-            "test_simple.py::test_arguments_are_copied_at_once",
+            "client/test_simple.py::test_arguments_are_converted",
+            "client/test_simple.py::test_arguments_are_copied_at_once",
         ],
         [
             Removal(
@@ -815,7 +834,7 @@ HAZARDS: dict[int, Hazard] = {
     62: Hazard(
         "names that are not ASCII are looked up, and authenticated to, as they are",
         "IDNA, once, for both; numeric shorthands are the resolver's",
-        ["test_arguments.py::test_names_that_are_not_ascii"],
+        ["client/test_arguments.py::test_names_that_are_not_ascii"],
         [
             Removal(
                 "_arguments.py",
@@ -826,7 +845,7 @@ HAZARDS: dict[int, Hazard] = {
     63: Hazard(
         "a connection may get descriptor 0, 1 or 2, and a message of a C library",
         "it gets others",
-        ["test_processes.py::test_programs_without_standard_streams"],
+        ["client/test_processes.py::test_programs_without_standard_streams"],
         [
             Removal(
                 "_jobs.c",
@@ -836,13 +855,13 @@ HAZARDS: dict[int, Hazard] = {
             Removal("_connect.py", {"STDERR_FILENO = 2": "STDERR_FILENO = -1"}),
         ],
     ),
-    # What came after the audit
+    # Found later
     64: Hazard(
         "remctld has more to say after some errors, where libremctl ends the reply",
         "before the next command a NOOP, whose answer must come next",
         [
-            "test_in_step.py::test_a_command_that_is_answered_twice",
-            "test_in_step.py::test_noop_after_it",
+            "client/test_in_step.py::test_a_command_that_is_answered_twice",
+            "client/test_in_step.py::test_noop_after_it",
         ],
         [
             Removal("_connection.py", {" or not self._in_step:": ":"}),
@@ -852,7 +871,7 @@ HAZARDS: dict[int, Hazard] = {
     65: Hazard(
         "cffi frees the memory of an object that the collector has finalized",
         "the memory is another object's, which all users have",
-        ["test_memory.py::test_a_younger_finalizer_uses_what_is_finalized"],
+        ["client/test_memory.py::test_a_younger_finalizer_uses_what_is_finalized"],
         [
             Removal(
                 "_ffi.py",
@@ -870,7 +889,7 @@ HAZARDS: dict[int, Hazard] = {
     66: Hazard(
         "a caller leaves what a thread is still using",
         "a job has two users, its caller and its thread; who leaves last frees it",
-        ["test_jobs.py::test_nothing_is_left_of_jobs_that_were_left"],
+        ["client/test_jobs.py::test_nothing_is_left_of_jobs_that_were_left"],
         [
             Removal(
                 "_jobs.c",
@@ -881,7 +900,7 @@ HAZARDS: dict[int, Hazard] = {
     67: Hazard(
         "a forked child has none of the threads that run jobs",
         "it forgets them, their jobs and these jobs' descriptors",
-        ["test_jobs.py::test_a_child_forgets_the_jobs"],
+        ["client/test_jobs.py::test_a_child_forgets_the_jobs"],
         [
             Removal(
                 "_jobs.c",
@@ -893,7 +912,7 @@ HAZARDS: dict[int, Hazard] = {
     68: Hazard(
         "a thread cannot be had, and a call that blocks does not end",
         "RemctlError at once",
-        ["test_jobs.py::test_no_thread_to_be_had"],
+        ["client/test_jobs.py::test_no_thread_to_be_had"],
         [
             Removal(
                 "_jobs.c", {"            error = start_thread();": "start_thread();"}

@@ -18,9 +18,9 @@ from remctl.testing import Command, Realm
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parent.parent.parent
 PROGRAM = ROOT / "examples" / "registry.py"
-TWIN = ROOT / "tests" / "backend_twin.pl"
+TWIN = Path(__file__).with_name("backend_twin.pl")
 
 HELP = """\
 User registry remctl help:

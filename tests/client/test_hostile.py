@@ -16,6 +16,8 @@ import remctl
 if TYPE_CHECKING:
     from remctl.testing import Server
 
+pytestmark = [pytest.mark.both_twins, pytest.mark.loop_stays_free]
+
 # Seconds: the bound on a hang.  Each call takes milliseconds, or its time-out, or the
 # tries of an open() that is reset.
 AT_ONCE = 15.0

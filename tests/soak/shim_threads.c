@@ -4,8 +4,8 @@
  *
  *     shim_threads PORT PRINCIPAL ROUNDS
  *
- * tests/thread_sanitizer.py builds and runs this, with a server that has the
- * commands of tests/commands on 127.0.0.1.  The threads keep to what the
+ * tests/soak/shim_threads.py builds and runs this, with a server that has the
+ * commands of tests/helpers/commands on 127.0.0.1.  The threads keep to what the
  * shim's own comments, and Remctl's lock, promise.  What they cannot leave to
  * a sanitizer they see for themselves, and exit with 1: a descriptor that is
  * not the shim's and was closed or shut down, a child that dies, and a parent

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""Threads that share an object, and threads that have one each (issue, item 7)."""
+"""Threads that share an object, and threads that have one each."""
 
 from __future__ import annotations
 

@@ -26,6 +26,8 @@ if TYPE_CHECKING:
     Scripted = Callable[..., ScriptedServer]
     Caches = dict[str, str]
 
+pytestmark = pytest.mark.both_twins
+
 HOST = "127.0.0.1"
 THREADS = 8
 ROUNDS = 8

@@ -32,6 +32,8 @@ if TYPE_CHECKING:
 
     Scripted = Callable[..., ScriptedServer]
 
+pytestmark = pytest.mark.both_twins
+
 HOST = "localhost"
 EOF = "unexpected end of file"
 SURPLUS = "unexpected token from server"

@@ -30,6 +30,8 @@ if TYPE_CHECKING:
 
     from remctl.testing import Realm, Server
 
+pytestmark = pytest.mark.both_twins
+
 
 class Colour(str, Enum):
     """A string whose str() is not its own text, on Python before 3.11 and after."""

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""Who owns what: closing, half-made objects, garbage collection, leaks (item 8)."""
+"""Who owns what: closing, half-made objects, garbage collection, leaks."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: MIT
 """Drive the shim by threads and forks, with sanitizers that watch its memory.
 
-    python tests/shim_threads.py --rounds 100
+    python tests/soak/shim_threads.py --rounds 100
 
 Builds shim_threads.c with ThreadSanitizer, and with AddressSanitizer, which knows more
 of what forked children free, and runs it with a real server.  Before that, a data race

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: MIT
 """Load: threads run mixed commands on servers that are killed on the way.
 
-    python tests/load.py --seconds 60 --threads 64
+    python tests/soak/load.py --seconds 60 --threads 64
 
 Each call has to return its own reply, compared byte for byte, or raise a RemctlError
 that says why it was lost, and none may hang.  Processes are forked meanwhile, in the

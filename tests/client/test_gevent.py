@@ -194,9 +194,9 @@ def test_a_mute_name_service(run_green: Run, tmp_path: Path) -> None:
     """It blocks nobody, and each way out is one."""
     file = tmp_path / "stages"
     file.write_bytes(pickle.dumps({"names": [("open", ("mute.invalid", 1))]}))
-    here = Path(__file__).parent
+    helpers = Path(__file__).parent.parent / "helpers"
     code = f"""
-    sys.path.insert(0, {str(here)!r})
+    sys.path.insert(0, {str(helpers)!r})
     from names import names
     with names().know("mute.invalid", mute=True):
     """

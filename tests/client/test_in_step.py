@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 
     from remctl.testing import Realm, Server
 
+pytestmark = pytest.mark.both_twins
+
 # An unknown command, too, after one error: for too many words.
 TWICE = ["help", "a", "b", "c"]
 # Its output and its status come after that error.

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: MIT
 """Thousands of connections, failed opens and cancelled calls: is anything left?
 
-    python tests/leaks.py --cycles 10000
+    python tests/soak/leaks.py --cycles 10000
 
 Prints, for each kind of cycle, the slope of the resident memory in bytes a cycle, over
 the second half of the cycles, and what descriptors and threads there are more than

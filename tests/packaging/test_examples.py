@@ -16,7 +16,7 @@ from support import commands
 if TYPE_CHECKING:
     from remctl.testing import Realm
 
-EXAMPLES = Path(__file__).parent.parent / "examples"
+EXAMPLES = Path(__file__).parent.parent.parent / "examples"
 
 FLEETS = ["asyncio", "threads"]
 if sys.implementation.name == "cpython":

@@ -25,6 +25,8 @@ if TYPE_CHECKING:
 
     from remctl.testing import Realm, Server
 
+pytestmark = pytest.mark.both_twins
+
 NOT_OPENED = "no currently open connection"
 UNREAD = "the reply to the last command is not read to its end"
 HELLO = remctl.RemctlSimpleResult(b"hello world\n", None, 0)

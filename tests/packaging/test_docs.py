@@ -52,7 +52,7 @@ if TYPE_CHECKING:
 
     from remctl.testing import Realm
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parent.parent.parent
 DOCS = ROOT / "docs"
 LANGUAGES = {"python", "console", "sh", "remctl.conf", "ini"}
 HOST = '"foo.example.com"'

@@ -25,6 +25,8 @@ if TYPE_CHECKING:
 
     Scripted = Callable[..., ScriptedServer]
 
+pytestmark = pytest.mark.both_twins
+
 HOST = "127.0.0.1"
 RESET = ["handshake", {"stop": ["reset", 0]}]
 SERVE = ["handshake", ["serve"]]

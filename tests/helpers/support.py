@@ -25,7 +25,7 @@ _STDIN: dict[str, int | Literal["last"]] = {"digest": "last", "stdin": 2, "unrea
 
 
 def commands(realm: Realm) -> dict[str, Command]:
-    """Return all of tests/commands, as ``test NAME``, for Realm.server().
+    """Return all of tests/helpers/commands, as ``test NAME``, for Realm.server().
 
     Each file there begins by saying what it does.  Beyond them there are: ``test``
     without a subcommand (hello), ``test denied`` (hello, for anybody but the user),
@@ -61,7 +61,6 @@ def run_python(
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
-        cwd=COMMANDS,  # not where the package's source would be imported
         start_new_session=True,
     ) as process:
         try:

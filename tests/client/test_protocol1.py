@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: MIT
 """Servers that speak protocol 1: a connection for each command, and the downgrade.
 
-S48, S16, S42 and item 3 of the issue.  The server's log tells how often a command
+S16, S42 and S48.  The server's log tells how often a command
 was sent, and as whom each connection came.
 """
 
@@ -27,6 +27,8 @@ if TYPE_CHECKING:
     from remctl.testing import Realm, Server
 
     Scripted = Callable[..., ScriptedServer]
+
+pytestmark = pytest.mark.both_twins
 
 HOST = "localhost"
 P1 = ["handshake", {"protocol": 1}]

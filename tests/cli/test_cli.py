@@ -57,7 +57,6 @@ def run(
     return subprocess.run(
         [*client, *arguments],
         env={**os.environ, **(env or {})},
-        cwd=COMMANDS,  # not where the package's source would be imported
         timeout=HANG,
         check=False,
         **options,
@@ -70,9 +69,7 @@ def started(
 ) -> Iterator[subprocess.Popen[bytes]]:
     """Start a client, and kill it in the end."""
     pipes = dict.fromkeys(("stdin", "stdout", "stderr"), subprocess.PIPE)
-    with subprocess.Popen(
-        [*client, *arguments], cwd=COMMANDS, **{**pipes, **options}
-    ) as process:
+    with subprocess.Popen([*client, *arguments], **{**pipes, **options}) as process:
         try:
             yield process
         finally:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""Time-outs: S24, S43 and item 6 of the issue.
+"""Time-outs: S24 and S43.
 
 Lower bounds say that a time-out does not come early; upper bounds are those on a hang.
 """
@@ -28,6 +28,8 @@ if TYPE_CHECKING:
     from remctl.testing import Realm, Server
 
     Scripted = Callable[..., ScriptedServer]
+
+pytestmark = pytest.mark.both_twins
 
 HOST = "localhost"
 NAME = "name.test"
@@ -476,7 +478,7 @@ print(client.run(["test", "hello"]).stdout, len(ticks) > 100)
 def test_time_outs_under_strain(
     scripted: Scripted, server: Server, strain: str
 ) -> None:
-    """Item 6: more than 1100 descriptors; item 5: a signal a millisecond."""
+    """With more than 1100 descriptors, or a signal a millisecond."""
     hang = ["handshake", "hang"]
     read = ["handshake", "read", "hang"]
     old = ["handshake", {"protocol": 1}]

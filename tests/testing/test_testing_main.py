@@ -18,7 +18,7 @@ from support import wait_until
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-DEMO = Path(__file__).parent.parent / "scripts" / "demo.py"
+DEMO = Path(__file__).parent.parent.parent / "scripts" / "demo.py"
 ENDED = "Both servers have ended, and their files are removed.\n"
 SIGNALS = [signal.SIGHUP, signal.SIGINT, signal.SIGTERM]
 

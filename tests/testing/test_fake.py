@@ -30,6 +30,8 @@ from remctl import (
 if TYPE_CHECKING:
     from remctl.testing import Server
 
+pytestmark = pytest.mark.both_twins
+
 HELLO = RemctlSimpleResult(b"hello world\n", None, 0)
 TIMED_OUT = "error receiving token: timed out"
 

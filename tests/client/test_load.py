@@ -1,14 +1,15 @@
 # SPDX-License-Identifier: MIT
-"""Some seconds of what tests/load.py does for as long as one likes."""
+"""Some seconds of what tests/soak/load.py does for as long as one likes."""
 
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
 
-LOAD = Path(__file__).with_name("load.py")
+TESTS = Path(__file__).parent.parent
 RIGHT = {"small", "streams", "noop", "one_shot", "across a fork", "afterwards"}
 LOST = {
     "RemctlTimeoutError: error receiving token: timed out",
@@ -19,7 +20,8 @@ LOST = {
 def test_load() -> None:
     """Each call returns its own reply or raises, whatever happens to the servers."""
     result = subprocess.run(
-        [sys.executable, LOAD, "--seconds", "15", "--threads", "16"],
+        [sys.executable, TESTS / "soak/load.py", "--seconds", "15", "--threads", "16"],
+        env={**os.environ, "PYTHONPATH": str(TESTS / "helpers")},
         capture_output=True,
         text=True,
         check=False,

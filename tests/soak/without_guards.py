@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: MIT
 """Take each guard of ``hazards.py`` out of the package and see its tests fail.
 
-    python tests/without_guards.py [NUMBER ...]
+    python tests/soak/without_guards.py [NUMBER ...]
 
 Builds the package without the guard beside the installed one, for each in turn, and
 prints which of its tests noticed.  Exits with 0 if for every guard one did.
@@ -23,7 +23,7 @@ from hazards import HAZARDS, Removal
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-HERE = Path(__file__).parent
+TESTS = Path(__file__).parent.parent
 SOURCES = ["pyproject.toml", "setup.py", "build_remctl.py", "README.md", "LICENSE"]
 SOURCES.append("pytest_remctl.py")
 
@@ -33,9 +33,9 @@ def build(removal: Removal, directory: Path) -> Path:
     source, target = directory / "source", directory / "target"
     source.mkdir()
     for name in SOURCES:
-        shutil.copy(HERE.parent / name, source)
+        shutil.copy(TESTS.parent / name, source)
     for name in ("_remctl", "remctl"):
-        shutil.copytree(HERE.parent / name, source / name)
+        shutil.copytree(TESTS.parent / name, source / name)
     file = source / "remctl" / removal.file
     text = file.read_text(encoding="utf-8")
     for old, new in removal.replacements.items():
@@ -52,7 +52,7 @@ def fails(tests: Sequence[str], package: Path) -> bool:
     options = ["-qx", "--color=no", "-o", "timeout=20", "-o", "timeout_method=thread"]
     result = subprocess.run(
         [sys.executable, "-m", "pytest", *options, *tests],
-        cwd=HERE,
+        cwd=TESTS,
         env={**os.environ, "PYTHONPATH": str(package)},
         capture_output=True,
         text=True,

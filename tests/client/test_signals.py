@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""Ctrl-C, and what other signals and their handlers do to a call (issue, item 5)."""
+"""Ctrl-C, and what other signals and their handlers do to a call."""
 
 from __future__ import annotations
 
@@ -137,7 +137,6 @@ def test_ctrl_c_ends_a_program(options: tuple[str, ...], scripted: Start) -> Non
         [sys.executable, *options, "-c", program],
         stderr=subprocess.PIPE,
         text=True,
-        cwd=COMMANDS,
     ) as process:
         server.wait_for("command")
         process.send_signal(signal.SIGINT)

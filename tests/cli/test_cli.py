@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any, Callable
 
 import pytest
 from stages import PRINCIPAL
-from support import COMMANDS, run_python, wait_until
+from support import run_python, wait_until
 
 import remctl
 

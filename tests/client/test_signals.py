@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, Callable
 
 import pytest
 from stages import PRINCIPAL, STAGES, Stage, in_use, wait_for_release
-from support import COMMANDS, run_python
+from support import run_python
 
 import remctl
 

@@ -94,8 +94,9 @@ def sdist(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def wheel(sdist: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The wheel that this Python builds from the source distribution."""
     directory = tmp_path_factory.mktemp("wheel")
+    source = shutil.copytree(sdist, directory / "source")
     command = ["-m", "pip", "wheel", "--no-build-isolation", "--no-deps", "."]
-    result = run(sdist, *command, "--wheel-dir", directory)
+    result = run(source, *command, "--wheel-dir", directory)
     assert result.returncode == 0, result.stderr
     (found,) = directory.glob("*.whl")
     return found

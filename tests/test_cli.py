@@ -427,7 +427,7 @@ def test_one_host_imports_no_asyncio(server: Server) -> None:
             runpy.run_module("remctl", run_name="__main__", alter_sys=True)
         except SystemExit as end:
             assert end.code == 0
-        assert "remctl._cli" in sys.modules and "asyncio" not in sys.modules
+        assert "remctl.cli._main" in sys.modules and "asyncio" not in sys.modules
     """
     finished = run_python(program, server.port)
     assert (finished.stdout, finished.stderr) == ("hello world\n", "")

@@ -16,13 +16,14 @@ import termios
 from contextlib import ExitStack, contextmanager, suppress
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Callable
+from typing import TYPE_CHECKING, Any, Callable, NamedTuple
 
 import pytest
 from stages import PRINCIPAL
 from support import COMMANDS, run_python, wait_until
 
 import remctl
+from remctl.cli._options import parser
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -996,3 +997,59 @@ def test_no_progress_without_a_terminal(options: list[str], ask: Run) -> None:
         words = ["-p1", TWO, "test", "x"]
         with on_terminal(*words) as (_, master):
             assert b"/2 hosts" not in transcript(master)
+
+
+# Every option, on one host and on several
+
+
+class Effect(NamedTuple):
+    """What an option changes: how often a pattern is on the terminal."""
+
+    value: list[str]
+    command: list[str]
+    pattern: str
+    on_one_host: int = 1
+    on_two_hosts: int = 2
+
+
+# All of them: a new option belongs here, too.
+EFFECTS = {
+    "-b": Effect(["127.0.0.3"], ["env", "REMOTE_ADDR"], r"127\.0\.0\.3\r\n"),
+    "-c": Effect(["BOBS"], ["user"], "bob@"),
+    "-d": Effect([], ["silent"], "received status 0"),
+    "-f": Effect(["FILE"], ["args"], "from the file"),
+    "-h": Effect([], ["silent"], "usage: python -m remctl", 1, 1),
+    "-p": Effect(["1"], ["silent"], r"cannot connect to \S+ \(port 1\)"),
+    "-s": Effect(["nobody"], ["silent"], "nobody@KRBTEST.COM not found"),
+    "-t": Effect(["0.3"], ["sleep", "1"], "timed out"),
+    "-v": Effect([], ["silent"], r"remctl-cffi \d", 1, 1),
+    "--progress": Effect([], ["silent"], r"\[#{30}\] 2/2 hosts", 0, 1),
+}
+
+
+def test_effects_of_all_options() -> None:
+    """The table has what the parser has."""
+    options = {name for action in parser()._actions for name in action.option_strings}
+    assert options == set(EFFECTS)
+
+
+@pytest.mark.parametrize("hosts", ["localhost", TWO])
+@pytest.mark.parametrize("option", EFFECTS)
+def test_options_reach_each_host(
+    option: str, hosts: str, server: Server, realm: Realm, tmp_path: Path
+) -> None:
+    """The effect is there for each host, and without the option it is not."""
+    effect = EFFECTS[option]
+    file = tmp_path / "file"
+    file.write_text("from the file")
+    values = {"BOBS": realm.kinit("bob", tmp_path / "bob"), "FILE": str(file)}
+    words = [option, *(values.get(word, word) for word in effect.value)]
+    # The last -p and -s count.
+    ours = f"-p{server.port}", f"-s{PRINCIPAL}"
+    counts = []
+    for options in words, []:
+        with on_terminal(*ours, *options, hosts, "test", *effect.command) as (_, seen):
+            text = transcript(seen).decode()
+        counts.append(len(re.findall(effect.pattern, text)))
+    expected = effect.on_two_hosts if hosts == TWO else effect.on_one_host
+    assert counts == [expected, 0]

@@ -7,14 +7,14 @@ import sys
 
 
 def run() -> int | str:
-    """Do what the command line says; return what sys.exit() takes."""
+    """Do what the command line says; return the argument for sys.exit()."""
     try:
-        from remctl._cli import main  # noqa: PLC0415 (it takes a while)
+        from remctl.cli._main import main  # noqa: PLC0415 (it takes a while)
 
         return main(sys.argv[1:])
-    except ImportError as error:  # libremctl is not there any more
+    except ImportError as error:  # libremctl has been removed
         return f"remctl: {error}"
-    except KeyboardInterrupt:  # before main() has seen to it
+    except KeyboardInterrupt:  # before main() handles it
         return 130
 
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""``python -m remctl`` as a process, on real and scripted servers."""
+"""``python -m remctl`` as a process, with real and scripted servers."""
 
 from __future__ import annotations
 
@@ -16,13 +16,14 @@ import termios
 from contextlib import ExitStack, contextmanager, suppress
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Callable
+from typing import TYPE_CHECKING, Any, Callable, NamedTuple
 
 import pytest
 from stages import PRINCIPAL
 from support import run_python, wait_until
 
 import remctl
+from remctl.cli._options import parser
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -34,10 +35,10 @@ if TYPE_CHECKING:
     Run = Callable[..., Finished]
 
 OURS = [sys.executable, "-m", "remctl"]
-HANG = 60  # seconds; a bound, far above what anything here takes
+HANG = 60  # seconds, far more than anything here takes
 INTERRUPTED, PIPE_CLOSED = 130, 141
 
-# Two names of the one address that the servers listen on; nobody listens on the third.
+# Two names of the address that the servers listen on, and one that nobody listens on.
 TWO = "localhost,127.0.0.1"
 NOBODY = "127.0.0.2"
 
@@ -67,7 +68,7 @@ def run(
 def started(
     *arguments: str | bytes, client: tuple[str, ...] = tuple(OURS), **options: Any
 ) -> Iterator[subprocess.Popen[bytes]]:
-    """Start a client, and kill it in the end."""
+    """Start a client, and kill it at the end."""
     pipes = dict.fromkeys(("stdin", "stdout", "stderr"), subprocess.PIPE)
     with subprocess.Popen([*client, *arguments], **{**pipes, **options}) as process:
         try:
@@ -93,7 +94,7 @@ def on(*command: str | bytes) -> list[str | bytes]:
     return ["localhost", "test", *command]
 
 
-# What is the same: exit status, standard output and standard error, to the byte.
+# Where exit status, standard output and standard error are the same, to the byte.
 SAME: dict[str, tuple[int, list[str | bytes]]] = {
     "output": (0, on("hello")),
     "no subcommand": (0, on()),
@@ -136,13 +137,13 @@ SAME: dict[str, tuple[int, list[str | bytes]]] = {
     "negative time-out": (1, ["-t", "-1", *on("hello")]),
 }
 
-# What is not: the exit status, and the two standard errors, as regular expressions.
+# Where standard error differs: exit status, arguments, Debian's text and ours.
 USAGE = rb"Usage: remctl <options>[^\0]*"
 DEBUGGING = rb"remctl: connected\nremctl: sent 2 arguments\n(remctl: received .*\n){2}"
 MISSING = rb"remctl: a host and a command are needed; .*\n"
 DIFFERENT: dict[str, tuple[int, list[str | bytes], bytes, bytes]] = {
-    # One line instead of the whole usage, and what was given instead of what
-    # strtol() made of it.
+    # Ours is one line instead of the whole usage, and shows what was given instead
+    # of the number that strtol() returned for it.
     "no arguments": (1, [], USAGE, MISSING),
     "no command": (1, ["localhost"], USAGE, MISSING),
     "unknown option": (
@@ -175,7 +176,7 @@ DIFFERENT: dict[str, tuple[int, list[str | bytes], bytes, bytes]] = {
         rb"remctl: invalid timeout value 0\n",
         rb"remctl: invalid timeout value abc\n",
     ),
-    # Found out before connecting.
+    # Ours is noticed before connecting.
     "source": (
         1,
         ["-b", "abc", *on()],
@@ -194,14 +195,14 @@ DIFFERENT: dict[str, tuple[int, list[str | bytes], bytes, bytes]] = {
         rb"remctl: cannot resolve host : .*\n",
         rb"remctl: host must not be empty\n",
     ),
-    # Debian's looks the name up once more beforehand, without -s.
+    # Without -s, Debian's looks the name up once more, before connecting.
     "unknown host": (
         1,
         ["a..b", "test"],
         rb"remctl: cannot resolve host (a\.\.b: .*)\n",
         rb"remctl: unknown host (a\.\.b: .*)\n",
     ),
-    # Debian's is built without the messages.
+    # Debian's client is built without these messages.
     "-d": (
         0,
         ["-d", *on("hello")],
@@ -213,7 +214,7 @@ DIFFERENT: dict[str, tuple[int, list[str | bytes], bytes, bytes]] = {
 
 
 def side_by_side(port: int, arguments: list[str | bytes], **options: Any) -> Any:
-    """Run Debian's client and ours; return what both did."""
+    """Run Debian's client and ours; return both outcomes."""
     port_option = ["-p", str(port)]
     words = [str(port) if word == "PORT" else word for word in arguments]
     return [
@@ -224,7 +225,7 @@ def side_by_side(port: int, arguments: list[str | bytes], **options: Any) -> Any
 
 @pytest.mark.parametrize("name", SAME)
 def test_same_as_debians(name: str, server: Server) -> None:
-    """The table of commands: all that can be seen is the same."""
+    """Exit status, standard output and standard error are Debian's, to the byte."""
     status, arguments = SAME[name]
     debians, ours = side_by_side(server.port, arguments)
     assert outcome(ours) == outcome(debians)
@@ -233,7 +234,7 @@ def test_same_as_debians(name: str, server: Server) -> None:
 
 @pytest.mark.parametrize("name", DIFFERENT)
 def test_different_from_debians(name: str, server: Server) -> None:
-    """The table of what only the text on standard error tells apart."""
+    """Only the text on standard error is not Debian's."""
     status, arguments, *texts = DIFFERENT[name]
     both = side_by_side(server.port, arguments)
     for finished, text in zip(both, texts):
@@ -243,7 +244,7 @@ def test_different_from_debians(name: str, server: Server) -> None:
 
 
 def test_without_tickets_as_debians(server: Server, tmp_path: Path) -> None:
-    """The same words of Kerberos."""
+    """The message of Kerberos is the same."""
     env = {"KRB5CCNAME": str(tmp_path / "none")}
     debians, ours = side_by_side(server.port, on("hello"), env=env)
     assert outcome(ours) == outcome(debians)
@@ -251,7 +252,7 @@ def test_without_tickets_as_debians(server: Server, tmp_path: Path) -> None:
 
 
 REPLY1 = [["handshake", {"protocol": 1}], "read", "mic"]
-# On scripted servers: what they do after the handshake, and the exit status.
+# For scripted servers: the exit status, and what the server does.
 REPLIES: dict[str, tuple[int, list[Any]]] = {
     "closed": (1, ["handshake", "read", "close"]),
     "cut": (1, ["handshake", "read", ["output", {"text": "x", "cut": 9}], "close"]),
@@ -266,7 +267,7 @@ REPLIES: dict[str, tuple[int, list[Any]]] = {
 
 @pytest.mark.parametrize("name", REPLIES)
 def test_same_as_debians_on_scripted_servers(name: str, scripted: Start) -> None:
-    """What a real remctld does not do, or not any more."""
+    """The same for replies that a current remctld does not send."""
     status, steps = REPLIES[name]
     debians, ours = side_by_side(scripted(steps).port, on("x"))
     assert outcome(ours) == outcome(debians)
@@ -274,7 +275,7 @@ def test_same_as_debians_on_scripted_servers(name: str, scripted: Start) -> None
 
 
 def test_empty_output_is_no_failure(scripted: Start) -> None:
-    """Debian's takes it for one of its own in writing."""
+    """Debian's client takes an empty text for an error in writing."""
     server = scripted(["handshake", "read", ["error", {"code": 1}]])
     debians, ours = side_by_side(server.port, on("x"))
     text = b"remctl: local write of command output failed\n\n"
@@ -283,7 +284,7 @@ def test_empty_output_is_no_failure(scripted: Start) -> None:
 
 
 def test_no_failure_becomes_a_success(scripted: Start) -> None:
-    """A status of 256 is 0 for exit(), and for Debian's client."""
+    """exit(256) exits with 0, and Debian's client calls it."""
     server = scripted([*REPLY1, ["result1", {"status": 256}]])
     debians, ours = side_by_side(server.port, on("x"))
     assert (debians.returncode, ours.returncode) == (0, 1)
@@ -310,7 +311,7 @@ def test_help_and_version(option: str) -> None:
 
 
 def test_ccache(ask: Run, realm: Realm, tmp_path: Path) -> None:
-    """-c: another one's tickets, or none."""
+    """-c: another user's tickets, or none."""
     ccache = realm.kinit("bob", tmp_path / "bob")
     finished = ask("-c", ccache, *on("user"))
     assert outcome(finished) == (0, f"bob@{realm.name}\n".encode(), b"")
@@ -320,7 +321,7 @@ def test_ccache(ask: Run, realm: Realm, tmp_path: Path) -> None:
 
 
 def test_source_address(scripted: Start) -> None:
-    """-b: where the server sees the connection come from."""
+    """-b: the server sees the connection come from there."""
     server = scripted(["handshake", "serve"])
     port = f"-p{server.port}"
     assert run(port, "-b", "127.0.0.3", *on("x")).returncode == 0
@@ -328,7 +329,7 @@ def test_source_address(scripted: Start) -> None:
 
 
 def test_fraction_of_a_second(ask: Run) -> None:
-    """-t: less than what Debian's can express."""
+    """-t: fractions, which Debian's client does not take."""
     finished = ask("-t", "0.2", *on("sleep", "3600"))
     text = b"remctl: error reading from server: error receiving token: timed out\n"
     assert outcome(finished) == (1, b"", text)
@@ -336,7 +337,7 @@ def test_fraction_of_a_second(ask: Run) -> None:
 
 @pytest.mark.parametrize("value", ["nan", "inf", "-0.1", "", "1s"])
 def test_wrong_timeout(value: str) -> None:
-    """-t: noticed before the host is looked up."""
+    """-t: wrong values are noticed before the host is looked up."""
     finished = run("-t", value, "a..b", "test")
     text = f"remctl: invalid timeout value {value}\n".encode()
     assert outcome(finished) == (1, b"", text)
@@ -347,7 +348,7 @@ EVERY_BYTE = bytes(range(256)) * 300
 
 @pytest.mark.parametrize("data", [EVERY_BYTE, b""], ids=["every byte", "empty"])
 def test_file(ask: Run, tmp_path: Path, data: bytes) -> None:
-    """-f: a file's or standard input's bytes are the last argument, untouched."""
+    """-f: the bytes of a file or of standard input are the last argument, unchanged."""
     path = tmp_path / os.fsdecode(b"\xff")
     path.write_bytes(data)
     assert outcome(ask("-f", bytes(path), *on("stdin"))) == (0, data, b"")
@@ -355,7 +356,7 @@ def test_file(ask: Run, tmp_path: Path, data: bytes) -> None:
 
 
 def test_standard_input_is_not_read(ask: Run) -> None:
-    """Without -f -: what calls us in a loop over its input keeps it."""
+    """Without -f -: a shell's loop over its standard input keeps it."""
     reading, writing = os.pipe()
     with os.fdopen(reading, "rb") as kept:
         os.write(writing, b"kept")
@@ -373,13 +374,13 @@ def test_standard_input_is_not_read(ask: Run) -> None:
     ],
 )
 def test_wrong_file(path: str, text: str) -> None:
-    """-f: noticed before the host is looked up, also where it has no end."""
+    """-f: an unusable or endless file is noticed before the host is looked up."""
     finished = run("-f", path, "a..b", "test")
     assert outcome(finished) == (1, b"", f"remctl: {text}\n".encode())
 
 
 def test_closed_standard_input() -> None:
-    """-f -: not taken for an empty file."""
+    """-f -: a closed standard input is not taken for an empty file."""
     words = "-f", "-", "a..b", "test"
     finished = run(*words, client=("sh", "-c", '"$@" <&-', "-", *OURS))
     text = b"remctl: cannot read -: Bad file descriptor\n"
@@ -388,7 +389,7 @@ def test_closed_standard_input() -> None:
 
 @pytest.mark.parametrize("host", ["a\nb..c", "a\nb..c,a\nb..c"])
 def test_errors_are_one_line(host: str) -> None:
-    """Also where the name of what went wrong is not."""
+    """Even if the host's name has a newline."""
     finished = run(host, "test")
     assert finished.returncode == (255 if "," in host else 1)
     for line in finished.stderr.splitlines():
@@ -397,7 +398,7 @@ def test_errors_are_one_line(host: str) -> None:
 
 
 def test_arguments_in_any_locale(ask: Run) -> None:
-    """What is not ASCII goes through where Python takes arguments for ASCII."""
+    """Arguments that are not ASCII arrive unchanged in an ASCII locale."""
     env = {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
     raw = [b"\xff\xc3", "\xfc".encode(), "\xfc".encode("latin-1")]
     finished = ask(*on("args", *raw), env=env)
@@ -408,7 +409,7 @@ def test_arguments_in_any_locale(ask: Run) -> None:
 
 
 def test_debugging_tells_no_arguments(ask: Run) -> None:
-    """-d: a password is not shown, nor what came."""
+    """-d: neither arguments, such as a password, nor the output are shown."""
     finished = ask("-d", *on("args", "secret"))
     assert b"sent 3 arguments" in finished.stderr
     assert b"received 7 bytes" in finished.stderr
@@ -416,7 +417,7 @@ def test_debugging_tells_no_arguments(ask: Run) -> None:
 
 
 def test_one_host_imports_no_asyncio(server: Server) -> None:
-    """It would take longer than all the rest."""
+    """Importing it would take longer than everything else."""
     program = """
         import runpy, sys
         sys.argv[1:] = ["-p", sys.argv[1], "localhost", "test", "hello"]
@@ -424,7 +425,7 @@ def test_one_host_imports_no_asyncio(server: Server) -> None:
             runpy.run_module("remctl", run_name="__main__", alter_sys=True)
         except SystemExit as end:
             assert end.code == 0
-        assert "remctl._cli" in sys.modules and "asyncio" not in sys.modules
+        assert "remctl.cli._main" in sys.modules and "asyncio" not in sys.modules
     """
     finished = run_python(program, server.port)
     assert (finished.stdout, finished.stderr) == ("hello world\n", "")
@@ -438,13 +439,13 @@ PAGE = 4096
 
 
 def in_pipe(pipe: int) -> int:
-    """Return how many bytes are in PIPE."""
+    """Return how many bytes are in ``pipe``."""
     (count,) = struct.unpack("i", fcntl.ioctl(pipe, termios.FIONREAD, bytes(4)))
     return int(count)
 
 
 def read_until(text: bytes, stream: Any) -> bytes:
-    """Read until TEXT has come; a client that holds it back runs into the time-out."""
+    """Read until ``text`` has come; the test's time-out ends it if it does not."""
     seen = b""
     while text not in seen:
         piece = os.read(stream.fileno(), 65536)
@@ -455,7 +456,7 @@ def read_until(text: bytes, stream: Any) -> bytes:
 
 @pytest.mark.parametrize("host", ["localhost", TWO])
 def test_output_comes_at_once(host: str, server: Server, tmp_path: Path) -> None:
-    """The first line is there while the command runs, on each host."""
+    """The first line is printed while the command still runs, on each host."""
     go = tmp_path / "go"
     options = f"-p{server.port}", f"-s{PRINCIPAL}"
     with started(*options, host, "test", "wait-for", str(go)) as process:
@@ -473,7 +474,7 @@ def test_output_comes_at_once(host: str, server: Server, tmp_path: Path) -> None
 
 
 def test_parts_of_lines_come_at_once(scripted: Start) -> None:
-    """A prompt, say: on both streams, before there is a newline."""
+    """On both streams a prompt, say, is printed before there is a newline."""
     parts = [["output", {"text": f"part {n}", "stream": n}] for n in (1, 2)]
     server = scripted(["handshake", "read", *parts, "barrier", ["status", {}]])
     with started(f"-p{server.port}", *on("x")) as process:
@@ -484,7 +485,7 @@ def test_parts_of_lines_come_at_once(scripted: Start) -> None:
 
 
 def test_slow_reader_of_a_nonblocking_pipe(scripted: Start) -> None:
-    """Whoever shares our output may have set O_NONBLOCK: nothing is lost."""
+    """Nothing is lost if a process that shares our output has set O_NONBLOCK."""
     text = "0123456789abcde\n" * 4000
     large = ["output", {"text": text, "repeat": 10}]
     server = scripted(["handshake", "read", large, ["status", {}]])
@@ -502,7 +503,7 @@ def test_slow_reader_of_a_nonblocking_pipe(scripted: Start) -> None:
 
 @pytest.mark.parametrize("host", ["localhost", TWO])
 def test_closed_pipe(host: str, server: Server) -> None:
-    """Nobody reads any more: silence, and the status that a shell shows."""
+    """If nobody reads any more: no message, and the status that a shell shows."""
     script = '"$@" | head -c 5 >/dev/null; echo "${PIPESTATUS[0]}"'
     shell = ("bash", "-c", script, "-")
     words = [f"-p{server.port}", f"-s{PRINCIPAL}", host, "test", "bytes", "3000000"]
@@ -514,7 +515,7 @@ def test_closed_pipe(host: str, server: Server) -> None:
 
 
 def test_closed_pipe_of_standard_error(server: Server) -> None:
-    """The same, where only standard output is read."""
+    """The same if only standard output is read."""
     reading, writing = os.pipe()
     os.close(reading)
     with os.fdopen(writing, "wb") as closed:
@@ -525,7 +526,7 @@ def test_closed_pipe_of_standard_error(server: Server) -> None:
 @pytest.mark.parametrize("host", ["localhost", TWO])
 @pytest.mark.parametrize("closed", [">&-", "2>&-", ">&- 2>&-", "<&- >&- 2>&-"])
 def test_no_streams(closed: str, host: str, server: Server) -> None:
-    """What is closed from the start is like /dev/null, and no connection's number."""
+    """Closed streams are like /dev/null; no connection gets their descriptors."""
     script = f'"$@" {closed}'
     words = [f"-p{server.port}", f"-s{PRINCIPAL}", host, "test", "streams", "out"]
     finished = run(*words, client=("sh", "-c", script, "-", *OURS))
@@ -536,7 +537,7 @@ def test_no_streams(closed: str, host: str, server: Server) -> None:
 
 @pytest.mark.parametrize("host", ["localhost", TWO])
 def test_full_disk(host: str, ask: Run) -> None:
-    """What cannot be written is an error, one line; Debian's loses it with status 0."""
+    """Failed writing is an error of one line; Debian's client exits with 0."""
     with Path("/dev/full").open("wb") as full:
         finished = ask(host, "test", "hello", stdout=full)
     text = b"remctl: local write of command output failed: No space left on device\n"
@@ -544,7 +545,7 @@ def test_full_disk(host: str, ask: Run) -> None:
 
 
 def test_full_disk_for_both_hosts_at_once(scripted: Start) -> None:
-    """One error is said, the other dropped."""
+    """One error is reported, the other dropped."""
     line = ["output", {"text": "line\n"}]
     server = scripted(["handshake", "read", "barrier", line, "hang"])
     words = f"-p{server.port}", f"-s{PRINCIPAL}", TWO, "test", "x"
@@ -561,7 +562,7 @@ def test_full_disk_for_both_hosts_at_once(scripted: Start) -> None:
 
 
 def test_closed_pipe_ends_all_hosts(scripted: Start) -> None:
-    """Also those that have nothing to say."""
+    """Hosts without output are ended, too."""
     line = ["output", {"text": "line\n"}]
     server = scripted(
         ["handshake", "read", "barrier", line, "hang"], ["handshake", "read", "hang"]
@@ -579,11 +580,11 @@ def test_closed_pipe_ends_all_hosts(scripted: Start) -> None:
 
 # Ctrl-C
 
-SOURCE, SOURCE_HEX = "127.0.0.3", "0300007F"  # and as /proc/net/tcp has it
+SOURCE, SOURCE_HEX = "127.0.0.3", "0300007F"  # and as in /proc/net/tcp
 
 
 def script(event: dict[str, Any], *steps: Any) -> Callable[..., Any]:
-    """A scripted server that is mute after EVENT, on each of so many connections."""
+    """A scripted server that falls silent after ``event`` on each connection."""
 
     @contextmanager
     def place(scripted: Start, many: int) -> Iterator[Any]:
@@ -601,12 +602,12 @@ def script(event: dict[str, Any], *steps: Any) -> Callable[..., Any]:
 
 @contextmanager
 def connecting(_: Start, many: int) -> Iterator[Any]:
-    """A server whose queue of connections is full: the kernel ignores others."""
+    """A server whose backlog is full: the kernel ignores further connections."""
     with ExitStack() as stack:
         listener = stack.enter_context(socket.create_server(("127.0.0.1", 0)))
         listener.listen(0)
         port = listener.getsockname()[1]
-        for _turn in range(3):  # PyPy's shortest queue is longer
+        for _turn in range(3):  # PyPy's shortest backlog is longer
             other = stack.enter_context(socket.socket())
             other.setblocking(False)
             other.connect_ex(("127.0.0.1", port))
@@ -620,7 +621,7 @@ def connecting(_: Start, many: int) -> Iterator[Any]:
 
 @contextmanager
 def writing(scripted: Start, many: int) -> Iterator[Any]:
-    """A reader of our output that does not read."""
+    """A process that does not read our output from its pipe."""
     lines = ["output", {"text": "line\n", "size": 5000, "repeat": 100}]
     server = scripted(["handshake", "read", lines, "hang"])
 
@@ -649,7 +650,7 @@ PLACES: dict[str, Any] = {
 @pytest.mark.parametrize("host", ["localhost", TWO])
 @pytest.mark.parametrize("name", PLACES)
 def test_ctrl_c(name: str, host: str, scripted: Start) -> None:
-    """Status 130, not a word, and the connections are closed."""
+    """Status 130, no message, and the connections are closed."""
     reading, writing = os.pipe()
     fcntl.fcntl(writing, F_SETPIPE_SZ, PAGE)
     with PLACES[name](scripted, len(host.split(","))) as (port, arrived):
@@ -664,7 +665,7 @@ def test_ctrl_c(name: str, host: str, scripted: Start) -> None:
 
 
 def test_ctrl_c_while_reading_standard_input() -> None:
-    """-f -: before there is a connection."""
+    """-f -: before connecting."""
     with started("-f", "-", *on("x")) as process:
         assert process.stdin
         process.stdin.write(b"x")
@@ -677,7 +678,7 @@ def test_ctrl_c_while_reading_standard_input() -> None:
 
 
 def test_ctrl_c_while_starting(tmp_path: Path) -> None:
-    """As soon as Python has come to us: one of the first imports waits for ever."""
+    """In one of our first imports, which waits for ever."""
     interrupted = (
         "import os, signal\nos.kill(os.getpid(), signal.SIGINT)\nwhile 1: pass\n"
     )
@@ -687,14 +688,14 @@ def test_ctrl_c_while_starting(tmp_path: Path) -> None:
 
 
 def test_ignored_ctrl_c(scripted: Start) -> None:
-    """As nohup and the shell's background have it: it stays ignored."""
+    """Under nohup and in the background of a shell, Ctrl-C stays ignored."""
     server = scripted(["handshake", "read", "barrier", ["status", {}]])
     sh = ("sh", "-c", 'trap "" INT; exec "$@"', "-")
     with started(f"-p{server.port}", *on("x"), client=(*sh, *OURS)) as process:
         server.wait_for("barrier")
         process.send_signal(signal.SIGINT)
         server.proceed()
-        # PyPy takes the signal over before anybody could see that it was ignored.
+        # PyPy installs its own handler before we could see that it was ignored.
         pypy = sys.implementation.name == "pypy"
         assert process.wait(HANG) == (INTERRUPTED if pypy else 0)
 
@@ -704,7 +705,7 @@ def test_ignored_ctrl_c(scripted: Start) -> None:
 
 @pytest.fixture
 def fleet(scripted: Start) -> Callable[..., tuple[Finished, Any]]:
-    """Run the client on both hosts; each list of steps is for one, in any order."""
+    """Run the client on both hosts; the server serves them in any order."""
 
     def run_on_both(*connections: list[Any], hosts: str = TWO) -> tuple[Finished, Any]:
         server = scripted(*(["handshake", "read", *steps] for steps in connections))
@@ -715,7 +716,7 @@ def fleet(scripted: Start) -> Callable[..., tuple[Finished, Any]]:
 
 
 def test_lines_have_their_host_before_them(ask: Run) -> None:
-    """On the stream that they came on; the last one gets its newline."""
+    """Lines keep their stream, and the last one gets a newline."""
     finished = ask(TWO, "test", "streams", "one\n\ntwo", "three\n")
     assert finished.returncode == 0
     assert sorted(finished.stdout.splitlines(keepends=True)) == sorted(
@@ -729,7 +730,7 @@ def test_lines_have_their_host_before_them(ask: Run) -> None:
 
 
 def test_lines_are_never_mixed(scripted: Start) -> None:
-    """Those of which both hosts have sent the beginning before either ends one."""
+    """Both hosts have begun a line before either ends one."""
     half = [["output", {"text": "x" * 5000, "stream": n}] for n in (1, 2)]
     rest = [["output", {"text": "y\nlast", "stream": n}] for n in (1, 2)]
     steps = ["handshake", "read", *half, "barrier", *rest, ["status", {}]]
@@ -749,7 +750,7 @@ def test_lines_are_never_mixed(scripted: Start) -> None:
 
 
 def test_hosts_run_at_the_same_time(server: Server, tmp_path: Path) -> None:
-    """Each host's command waits for what is done when all have begun."""
+    """Each host's command waits for a file, made when all commands have begun."""
     hosts = ",".join([TWO] * 5)
     go = tmp_path / "go"
     command = f"-p{server.port}", f"-s{PRINCIPAL}", hosts, "test", "wait-for", str(go)
@@ -762,7 +763,7 @@ def test_hosts_run_at_the_same_time(server: Server, tmp_path: Path) -> None:
 
 
 def test_64_hosts_at_a_time(scripted: Start) -> None:
-    """The others begin when some have ended; one that is there twice runs twice."""
+    """Others begin as some end; a host that is listed 70 times runs 70 times."""
     outputs = [["output", {"text": f"{word}\n"}] for word in ("begin", "end")]
     server = scripted(
         ["handshake", "read", outputs[0], "barrier", outputs[1], ["status", {}]]
@@ -808,7 +809,7 @@ SUMMARIES: dict[str, tuple[list[Any], list[Any], int, str]] = {
 
 @pytest.mark.parametrize("name", SUMMARIES)
 def test_summary_and_worst_status(name: str, fleet: Callable[..., Any]) -> None:
-    """The highest status, 255 for any error; who is meant, as the next host list."""
+    """The highest status, or 255 after any error; the summary names the hosts."""
     one, other, status, text = SUMMARIES[name]
     finished, server = fleet(one, other)
     *errors, last = finished.stderr.decode().splitlines()
@@ -823,7 +824,7 @@ def test_summary_and_worst_status(name: str, fleet: Callable[..., Any]) -> None:
 
 
 def test_hosts_in_the_summary(ask: Run) -> None:
-    """In their order, with commas, to be given to the next command."""
+    """In their order, with commas: a list of hosts for the next command line."""
     finished = ask(f"{NOBODY},localhost,{NOBODY},127.0.0.1", "test", "status", "3")
     *errors, last = finished.stderr.decode().splitlines()
     assert last == (
@@ -837,7 +838,7 @@ def test_hosts_in_the_summary(ask: Run) -> None:
 
 
 def test_what_came_before_an_error(scripted: Start) -> None:
-    """The beginning of a line is not lost with its connection, nor mixed with -d."""
+    """An unfinished line is not lost with its connection, nor mixed with -d's."""
     parts = [["output", {"text": text, "stream": 2}] for text in ("pa", "rt")]
     server = scripted(["handshake", "read", *parts, "close"])
     hosts = f"127.0.0.1,{NOBODY}"
@@ -877,7 +878,7 @@ def test_options_hold_for_each_host(ask: Run, realm: Realm, tmp_path: Path) -> N
 
 @pytest.mark.parametrize("hosts", [",", "localhost,", ",localhost", "a,,b"])
 def test_empty_hosts(hosts: str) -> None:
-    """A wrong list runs nothing."""
+    """A list with an empty host runs nothing."""
     finished = run("-p1", hosts, "test")
     assert outcome(finished) == (1, b"", b"remctl: host must not be empty\n")
 
@@ -889,7 +890,7 @@ def test_empty_hosts(hosts: str) -> None:
 def on_terminal(
     *arguments: str, client: tuple[str, ...] = tuple(OURS)
 ) -> Iterator[tuple[subprocess.Popen[bytes], int]]:
-    """Start a client on a terminal of its own; give it and the other side."""
+    """Start a client on a terminal of its own; give it and the terminal's master."""
     master, slave = pty.openpty()
     try:
         with started(
@@ -906,16 +907,16 @@ def on_terminal(
 
 
 def transcript(master: int) -> bytes:
-    """Return all that a terminal's programs write, until they have gone."""
+    """Return all that the programs on a terminal write, until they have exited."""
     seen = b""
-    with suppress(OSError):  # EIO: nobody has the other side any more
+    with suppress(OSError):  # EIO: no program has the terminal open any more
         while True:
             seen += os.read(master, 65536)
     return seen
 
 
 def screen(text: bytes) -> list[str]:
-    """Return what a terminal shows of TEXT, without blanks at the ends of lines."""
+    """Return the lines a terminal shows after ``text``, without trailing blanks."""
     lines = []
     for line in text.decode().split("\n"):
         cells: list[str] = []
@@ -929,7 +930,7 @@ def screen(text: bytes) -> list[str]:
     "name", ["output", "large output", "status 200", "denied", "time-out"]
 )
 def test_same_as_debians_on_a_terminal(name: str, server: Server) -> None:
-    """The terminal changes nothing, to the byte."""
+    """The output on a terminal is Debian's, to the byte."""
     status, arguments = SAME[name]
     seen = []
     for client in ("remctl",), tuple(OURS):
@@ -941,7 +942,7 @@ def test_same_as_debians_on_a_terminal(name: str, server: Server) -> None:
 
 
 def test_streams_in_order_on_a_terminal(server: Server) -> None:
-    """As the server sent them, without newlines; Debian's keeps the first back."""
+    """In the server's order; Debian's client buffers standard output."""
     words = f"-p{server.port}", "localhost", "test", "streams"
     with on_terminal(*words) as (_, master):
         assert transcript(master) == b"to standard outputto standard error"
@@ -949,7 +950,7 @@ def test_streams_in_order_on_a_terminal(server: Server) -> None:
 
 @pytest.mark.parametrize("options", [["localhost"], [TWO], ["--progress", TWO]])
 def test_ctrl_c_on_a_terminal(options: list[str], scripted: Start) -> None:
-    """The key itself: no traceback, no rests of the bar."""
+    """The key itself: no traceback, nothing left of the bar."""
     server = scripted(["handshake", "read", "hang"])
     words = [f"-p{server.port}", f"-s{PRINCIPAL}", *options, "test", "x"]
     with on_terminal(*words) as (process, master):
@@ -961,7 +962,7 @@ def test_ctrl_c_on_a_terminal(options: list[str], scripted: Start) -> None:
 
 
 def test_progress(scripted: Start) -> None:
-    """A bar that grows, makes room for output, and is gone at the end."""
+    """The bar grows, makes room for output, and is erased at the end."""
     output = [["output", {"text": "line\n", "stream": n}] for n in (1, 2)]
     server = scripted(["handshake", "read", *output, "barrier", ["status", {}]])
     words = "--progress", f"-p{server.port}", f"-s{PRINCIPAL}", TWO, "test", "x"
@@ -979,17 +980,73 @@ def test_progress(scripted: Start) -> None:
     lines = ["127.0.0.1: line"] * 2 + ["localhost: line"] * 2
     *shown, last, empty = screen(text)
     assert (sorted(shown), last, empty) == (lines, "remctl: 2 of 2 hosts ok", "")
-    # Nothing else was ever left of it: each line was written at the start of one.
+    # Each line of output begins at the start of an empty line.
     for line in text.replace(b"\r\n", b"\n").split(b"\n"):
         assert re.fullmatch(rb"(.*\r *\r)?[^\r]*|\r.*", line)
 
 
 @pytest.mark.parametrize("options", [[], ["--progress"]])
 def test_no_progress_without_a_terminal(options: list[str], ask: Run) -> None:
-    """Nor on one, unless it is asked for: the second is a pipe."""
+    """Nor on a terminal without --progress."""
     finished = ask(*options, TWO, "test", "silent")
     assert outcome(finished) == (0, b"", b"remctl: 2 of 2 hosts ok\n")
     if not options:
         words = ["-p1", TWO, "test", "x"]
         with on_terminal(*words) as (_, master):
             assert b"/2 hosts" not in transcript(master)
+
+
+# Every option, on one host and on several
+
+
+class Effect(NamedTuple):
+    """What an option changes: how often a pattern is on the terminal."""
+
+    value: list[str]
+    command: list[str]
+    pattern: str
+    on_one_host: int = 1
+    on_two_hosts: int = 2
+
+
+# All of them: a new option belongs here, too.
+EFFECTS = {
+    "-b": Effect(["127.0.0.3"], ["env", "REMOTE_ADDR"], r"127\.0\.0\.3\r\n"),
+    "-c": Effect(["BOBS"], ["user"], "bob@"),
+    "-d": Effect([], ["silent"], "received status 0"),
+    "-f": Effect(["FILE"], ["args"], "from the file"),
+    "-h": Effect([], ["silent"], "usage: python -m remctl", 1, 1),
+    "-p": Effect(["1"], ["silent"], r"cannot connect to \S+ \(port 1\)"),
+    "-s": Effect(["nobody"], ["silent"], "nobody@KRBTEST.COM not found"),
+    "-t": Effect(["0.3"], ["sleep", "1"], "timed out"),
+    "-v": Effect([], ["silent"], r"remctl-cffi \d", 1, 1),
+    "--progress": Effect([], ["silent"], r"\[#{30}\] 2/2 hosts", 0, 1),
+}
+
+
+def test_effects_of_all_options() -> None:
+    """The table has what the parser has."""
+    options = {name for action in parser()._actions for name in action.option_strings}
+    assert options == set(EFFECTS)
+
+
+@pytest.mark.parametrize("hosts", ["localhost", TWO])
+@pytest.mark.parametrize("option", EFFECTS)
+def test_options_reach_each_host(
+    option: str, hosts: str, server: Server, realm: Realm, tmp_path: Path
+) -> None:
+    """The effect is there for each host, and without the option it is not."""
+    effect = EFFECTS[option]
+    file = tmp_path / "file"
+    file.write_text("from the file")
+    values = {"BOBS": realm.kinit("bob", tmp_path / "bob"), "FILE": str(file)}
+    words = [option, *(values.get(word, word) for word in effect.value)]
+    # The last -p and -s count.
+    ours = f"-p{server.port}", f"-s{PRINCIPAL}"
+    counts = []
+    for options in words, []:
+        with on_terminal(*ours, *options, hosts, "test", *effect.command) as (_, seen):
+            text = transcript(seen).decode()
+        counts.append(len(re.findall(effect.pattern, text)))
+    expected = effect.on_two_hosts if hosts == TWO else effect.on_one_host
+    assert counts == [expected, 0]

@@ -1,11 +1,11 @@
 # SPDX-License-Identifier: MIT
-"""The command line of ``python -m remctl``, checked before anything is sent."""
+"""The options of the command line, parsed and checked before anything is sent."""
 
 from __future__ import annotations
 
 import argparse
 import os
-from typing import NoReturn
+from typing import NoReturn, TypedDict
 
 from remctl import _arguments
 
@@ -32,15 +32,26 @@ class UsageError(Exception):
 
 
 class Parser(argparse.ArgumentParser):
-    """A parser that raises its errors: remctl(1)'s exit status for them is 1."""
+    """An ArgumentParser that raises its errors, as remctl(1) exits with 1 for them."""
 
     def error(self, message: str) -> NoReturn:
         """Raise UsageError."""
         raise UsageError(f"{message}; {self.prog} -h shows the usage")
 
 
+class ConnectionArguments(TypedDict):
+    """The arguments of remctl.Remctl() and remctl.aio.Remctl()."""
+
+    host: str
+    port: int | None
+    principal: str | None
+    timeout: float
+    ccache: str | None
+    source_ip: str | None
+
+
 class Options(argparse.Namespace):
-    """A command line."""
+    """A parsed command line."""
 
     hosts: list[str]
     command: list[bytes]
@@ -56,10 +67,21 @@ class Options(argparse.Namespace):
     help: bool
     version: bool
 
+    def connection(self, host: str) -> ConnectionArguments:
+        """Return the arguments for a connection to ``host``, one of the hosts."""
+        return {
+            "host": host,
+            "port": self.port,
+            "principal": self.principal,
+            "timeout": self.timeout,
+            "ccache": self.ccache,
+            "source_ip": self.source_ip,
+        }
+
 
 def parser() -> Parser:
-    """Return a parser of all but the words after the options."""
-    made = Parser(
+    """Return a parser of the options, which leaves all other words in ``words``."""
+    result = Parser(
         prog="python -m remctl",
         usage="%(prog)s [OPTION ...] HOST[,HOST ...] COMMAND [ARGUMENT ...]",
         description=DESCRIPTION,
@@ -68,7 +90,7 @@ def parser() -> Parser:
         add_help=False,
         allow_abbrev=False,
     )
-    add = made.add_argument
+    add = result.add_argument
     add(
         "-b",
         metavar="SOURCE",
@@ -129,32 +151,32 @@ def parser() -> Parser:
         help="with several hosts, show on a terminal how many are done",
     )
     add("words", nargs=argparse.REMAINDER, help=argparse.SUPPRESS)
-    return made
+    return result
 
 
 def parse(arguments: list[str]) -> Options:
-    """Return the options that ARGUMENTS stand for, or raise UsageError.
+    """Return the options that the command line ``arguments`` hold, or raise UsageError.
 
     Reads the file that -f names.
     """
-    made = parser()
-    options = made.parse_args(arguments, Options())
+    our_parser = parser()
+    options = our_parser.parse_args(arguments, Options())
     if options.help or options.version:
         return options
-    # The first word ends the options; where "--" has, argparse leaves it there.
+    # Options end at the first other word, or at "--", which argparse does not remove.
     words = options.words
     if words[:1] == ["--"]:
         del words[0]
     if len(words) < 2:
-        made.error("a host and a command are needed")
+        our_parser.error("a host and a command are needed")
     options.hosts = words[0].split(",")
-    # Not as str: this gives back the bytes that Python made it from.
+    # The bytes that Python decoded, whatever its encoding for them was.
     options.command = [os.fsencode(word) for word in words[1:]]
     try:
         for host in options.hosts:
             _arguments.server(host, options.port, options.principal)
         if options.file is not None:
-            options.command.append(contents(options.file))
+            options.command.append(read_file(options.file))
         _arguments.command(options.command)
     except ValueError as error:
         raise UsageError(str(error)) from None
@@ -162,7 +184,7 @@ def parse(arguments: list[str]) -> Options:
 
 
 def port_number(value: str) -> int:
-    """Return the port that VALUE names."""
+    """Return the port number that ``value`` is."""
     try:
         number = _arguments.port_number(value)
     except (TypeError, ValueError):
@@ -173,7 +195,7 @@ def port_number(value: str) -> int:
 
 
 def seconds(value: str) -> float:
-    """Return the time-out that VALUE names."""
+    """Return the time-out in seconds that ``value`` is."""
     try:
         number = _arguments.seconds(float(value))
     except ValueError:
@@ -184,7 +206,7 @@ def seconds(value: str) -> float:
 
 
 def source_address(value: str) -> str:
-    """Return VALUE, which must be a numeric address."""
+    """Return ``value``, which must be a numeric address."""
     try:
         _arguments.source_family(value)
     except ValueError:
@@ -192,11 +214,11 @@ def source_address(value: str) -> str:
     return value
 
 
-def contents(path: str) -> bytes:
-    """Return what the file holds, or what comes on standard input for "-"."""
+def read_file(path: str) -> bytes:
+    """Return the content of the file at ``path``, or of standard input for "-"."""
     try:
         with open(path if path != "-" else 0, "rb", closefd=path != "-") as file:
-            # Enough to see that it is too much, where it has no end.
+            # No more than shows that it is too large: /dev/zero has no end.
             return file.read(_arguments.MAX_COMMAND + 1)
     except OSError as error:
         raise UsageError(f"cannot read {path}: {error.strerror}") from None

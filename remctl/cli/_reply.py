@@ -1,0 +1,83 @@
+# SPDX-License-Identifier: MIT
+"""What one host answers, turned into output and an exit status.
+
+The same code serves one host and each of several: it does no waiting.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from remctl.cli._process import FAILED, SERVER_ERROR, STDOUT
+
+if TYPE_CHECKING:
+    from remctl import RemctlError, RemctlOutput
+    from remctl.cli._options import Options
+    from remctl.cli._output import LabelledOutput, RawOutput
+
+
+class ReplyPrinter:
+    """Prints one host's reply as it comes, and keeps the status of its command."""
+
+    def __init__(self, output: RawOutput | LabelledOutput, options: Options) -> None:
+        """Print to ``output``, with the messages of -d if ``options`` ask for them."""
+        self._output = output
+        self._options = options
+        self._failure = FAILED
+        self._error_prefix = ""
+        # The command's, as exit() takes it; None unless the server has sent it.
+        self.status: int | None = None
+
+    def connected(self) -> None:
+        """Note that the connection is open."""
+        self._debug("connected")
+
+    def sent(self) -> None:
+        """Note that the command is sent."""
+        self._debug(f"sent {len(self._options.command)} arguments")
+        # remctl(1)'s words for a failure from here on.
+        self._error_prefix = "error reading from server: "
+
+    def print(self, token: RemctlOutput) -> None:
+        """Print a token of the reply."""
+        self._debug(describe(token))
+        data = token.output or b""
+        if token.type == "output":
+            self._output.write(token.stream or STDOUT, data)
+            return
+        self._output.end()
+        if token.type == "error":
+            self._failure = SERVER_ERROR
+            self._output.write_error(data)
+        else:
+            self.status = exit_status(token.status)
+
+    def failed(self, error: RemctlError) -> None:
+        """Print why the reply will not come, or not to its end."""
+        self._output.end()
+        self._output.write_message(self._error_prefix + error.value)
+
+    def exit_status(self) -> int:
+        """Return the exit status of a command line that is for this host alone."""
+        return self._failure if self.status is None else self.status
+
+    def _debug(self, text: str) -> None:
+        if self._options.debug:
+            self._output.write_message(text)
+
+
+def exit_status(status: int | None) -> int:
+    """Return a command's ``status`` in 8 bits, as exit() takes it.
+
+    Protocol 1 has statuses of 32 bits: a failure must not become 0.
+    """
+    return (status or 0) & 0xFF or int(bool(status))
+
+
+def describe(token: RemctlOutput) -> str:
+    """Return what -d shows of ``token``: not its content, which may be secret."""
+    if token.type == "output":
+        return f"received {len(token.output or b'')} bytes for stream {token.stream}"
+    if token.type == "error":
+        return f"received error {token.error}"
+    return f"received status {token.status}"

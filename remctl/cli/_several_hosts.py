@@ -1,0 +1,85 @@
+# SPDX-License-Identifier: MIT
+"""The command on several hosts, with the asyncio client: all in one thread."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING
+
+from remctl import RemctlError, aio
+from remctl._waiting import LONGEST_DEAFNESS
+from remctl.cli._output import LabelledOutput
+from remctl.cli._process import SERVER_ERROR, complain, exit_on_interrupt
+from remctl.cli._progress import ProgressBar
+from remctl.cli._reply import ReplyPrinter
+
+if TYPE_CHECKING:
+    from remctl.cli._options import Options
+
+# How many hosts run the command at a time: remctl.aio connects to as many.
+MAX_RUNNING = 64
+
+
+async def run_host(host: str, options: Options, bar: ProgressBar) -> int | None:
+    """Run the command on ``host``; return its exit status, or None after an error."""
+    printer = ReplyPrinter(LabelledOutput(host, bar), options)
+    try:
+        async with aio.Remctl(**options.connection(host)) as client:
+            printer.connected()
+            await client.command(options.command)
+            printer.sent()
+            async for token in client:
+                printer.print(token)
+    except RemctlError as error:
+        printer.failed(error)
+    bar.advance()
+    return printer.status
+
+
+async def run_hosts(options: Options, bar: ProgressBar) -> list[int | None]:
+    """Run the command on all hosts; return what run_host() returns for each."""
+    slots = asyncio.Semaphore(MAX_RUNNING)
+
+    async def run_in_slot(host: str) -> int | None:
+        async with slots:
+            return await run_host(host, options, bar)
+
+    tasks = [asyncio.create_task(run_in_slot(host)) for host in options.hosts]
+    try:
+        pending = set(tasks)
+        while pending:
+            # With a time-out: a Ctrl-C just before the loop waits would not end it.
+            done, pending = await asyncio.wait(
+                pending, timeout=LONGEST_DEAFNESS, return_when=asyncio.FIRST_EXCEPTION
+            )
+            for task in done:
+                task.result()  # raises what ends all hosts: output cannot be written
+        return [task.result() for task in tasks]
+    finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+
+def summary(hosts: list[str], statuses: list[int | None]) -> str:
+    """Return how many hosts succeeded, and the others' names for each kind of end."""
+    parts = [f"{statuses.count(0)} of {len(hosts)} hosts ok"]
+    for kind in [*sorted({status for status in statuses if status}), None]:
+        names = [host for host, status in zip(hosts, statuses) if status == kind]
+        if names:
+            label = "error" if kind is None else f"status {kind}"
+            parts.append(f"{label}: {','.join(names)}")
+    return "; ".join(parts)
+
+
+def run_several_hosts(options: Options) -> int:
+    """Run the command on all hosts and sum up; return the worst exit status."""
+    bar = ProgressBar(len(options.hosts), options.progress)
+    exit_on_interrupt(bar.clear)
+    bar.draw()
+    try:
+        statuses = asyncio.run(run_hosts(options, bar))
+    finally:
+        bar.clear()
+    complain(summary(options.hosts, statuses))
+    return max(SERVER_ERROR if status is None else status for status in statuses)

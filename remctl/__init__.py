@@ -23,10 +23,15 @@ if TYPE_CHECKING:
         RemctlError,
         RemctlNotOpenedError,
         RemctlProtocolError,
-        RemctlStatusError,
         RemctlTimeoutError,
     )
-    from remctl._results import ErrorCode, RemctlOutput, RemctlSimpleResult, Stream
+    from remctl._results import (
+        ErrorCode,
+        RemctlOutput,
+        RemctlSimpleResult,
+        RemctlStatusError,
+        Stream,
+    )
 
 __all__ = [
     "VERSION",

@@ -5,7 +5,7 @@ RemctlError
 ├── RemctlNotOpenedError
 ├── RemctlProtocolError
 │   └── RemctlTimeoutError    (a TimeoutError, too)
-└── RemctlStatusError
+└── RemctlStatusError         (in _results, whose RemctlSimpleResult it holds)
 
 Wrong arguments raise TypeError or ValueError, as everywhere in Python.
 
@@ -15,12 +15,10 @@ task queues make one so.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+import sys
+from typing import Any
 
 from remctl._public import publish
-
-if TYPE_CHECKING:
-    from remctl._results import RemctlSimpleResult
 
 
 class RemctlError(Exception):
@@ -64,28 +62,17 @@ class RemctlTimeoutError(RemctlProtocolError, TimeoutError):
     """The server, the KDC or the name service did not answer in time."""
 
 
-class RemctlStatusError(RemctlError):
-    """A command ended with a status other than 0: see RemctlSimpleResult.check().
-
-    ``result`` is the RemctlSimpleResult.
-    """
-
-    def __init__(self, result: RemctlSimpleResult) -> None:
-        """Keep the result and say its status."""
-        super().__init__(f"command exited with status {result.status}")
-        self.args: tuple[Any, ...] = (result,)
-        self.result = result
-
-    def __repr__(self) -> str:
-        """Return the text only: repr() is logged, and the output may be long."""
-        return f"{type(self).__name__}({self.value!r})"
-
-
 publish(
     "remctl",
     RemctlError,
     RemctlNotOpenedError,
     RemctlProtocolError,
     RemctlTimeoutError,
-    RemctlStatusError,
 )
+
+
+def __getattr__(name: str) -> Any:
+    """Find RemctlStatusError, which pickles of version 1.0.0 look for here."""
+    if name == "RemctlStatusError":
+        return getattr(sys.modules[__package__], name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

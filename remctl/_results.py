@@ -5,9 +5,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from enum import IntEnum
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
-from remctl._exceptions import RemctlProtocolError, RemctlStatusError
+from remctl._exceptions import RemctlError, RemctlProtocolError
 from remctl._public import publish
 
 Kind = Literal["output", "status", "error", "done"]
@@ -87,6 +87,23 @@ class RemctlSimpleResult:
         return self
 
 
+class RemctlStatusError(RemctlError):
+    """A command ended with a status other than 0: see RemctlSimpleResult.check().
+
+    ``result`` is the RemctlSimpleResult.
+    """
+
+    def __init__(self, result: RemctlSimpleResult) -> None:
+        """Keep the result and say its status."""
+        super().__init__(f"command exited with status {result.status}")
+        self.args: tuple[Any, ...] = (result,)
+        self.result = result
+
+    def __repr__(self) -> str:
+        """Return the text only: repr() is logged, and the output may be long."""
+        return f"{type(self).__name__}({self.value!r})"
+
+
 class Reply:
     """Gathers the tokens of one command into its result."""
 
@@ -119,6 +136,8 @@ class Reply:
         return b"".join(self._pieces[Stream.STDERR]) or None
 
 
-publish("remctl", Stream, ErrorCode, RemctlOutput, RemctlSimpleResult)
+publish(
+    "remctl", Stream, ErrorCode, RemctlOutput, RemctlSimpleResult, RemctlStatusError
+)
 # typing.get_type_hints() looks there for what is only here.
 RemctlOutput.__annotations__["type"] = Kind

@@ -315,7 +315,7 @@ class Remctl(RemctlBase):
     def _exclusively(self, function: Callable[[], T]) -> T:
         """Call FUNCTION while no other thread uses the connection."""
         lock = self._lock
-        while lock._is_owned():  # type: ignore[attr-defined]  # noqa: SLF001
+        while holds(lock):
             if self._interrupted_call():
                 raise RemctlError("the object is in use by the interrupted call")
             if self._is_waiting():
@@ -346,7 +346,7 @@ class Remctl(RemctlBase):
 
     def _interrupted_call(self) -> bool:
         """Whether a signal handler has interrupted a call on this object."""
-        if not self._lock._is_owned():  # type: ignore[attr-defined]  # noqa: SLF001
+        if not holds(self._lock):
             return False
         frame: FrameType | None = sys._getframe(2)  # noqa: SLF001 (no other way)
         while frame is not None:
@@ -370,6 +370,13 @@ class Remctl(RemctlBase):
             return True
         self._lock.release()
         return False
+
+
+def holds(lock: threading.RLock) -> bool:
+    """Whether the calling thread holds ``lock``."""
+    # No public method says so.  threading.Condition uses this one, so every RLock has
+    # it, those of gevent and eventlet too.
+    return lock._is_owned()  # type: ignore[attr-defined, no-any-return]  # noqa: SLF001
 
 
 publish("remctl", Remctl, remctl)

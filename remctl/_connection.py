@@ -35,6 +35,8 @@ SHIM_WAIT = lib.SHIM_WAIT
 SHIM_BLOCKS = lib.SHIM_BLOCKS
 OUTPUT = lib.REMCTL_OUT_OUTPUT
 
+UNKNOWN = -1  # none of the shim's outcomes
+
 DONE = RemctlOutput("done")
 STREAMS = {int(stream): stream for stream in Stream}
 ERROR_CODES = {int(code): code for code in ErrorCode}
@@ -75,11 +77,10 @@ class Connection:
         self._out_of_step = False
         # The server may have more to say after an error, also when it is silent.
         self._in_step = True
-        # Whether the last token was there without waiting, and else why not.
-        self._rushing = False
-        self._missing = SHIM_WAIT
-        # Whether run() has just sent a command: there cannot be an answer yet.
-        self._just_sent = False
+        # What is known about the next token, as an outcome of shim_output(): SHIM_OK
+        # if the last one was there without waiting, SHIM_WAIT or SHIM_BLOCKS if the
+        # next one is not.
+        self._availability = UNKNOWN
         # C memory, and what frees all that is in it when it is dropped.
         self._handle: ShimHandle | None = None
         self._owner: CData | None = None
@@ -187,7 +188,9 @@ class Connection:
         if outcome == SHIM_BLOCKS:
             return False
         self._sent(outcome)
-        self._just_sent = self.must_finish
+        if self.must_finish:
+            # Whoever reads the whole reply reads at once, when none can be there yet.
+            self._availability = SHIM_WAIT
         return True
 
     def command_later(self, arguments: list[bytes], timeout: float) -> Steps[None]:
@@ -217,28 +220,26 @@ class Connection:
         if not self.pending:
             return DONE
         self.in_flight = True
-        if self._just_sent:
-            self._just_sent = False
-            self._missing = SHIM_WAIT
+        if self._availability == SHIM_WAIT:
             return None
         handle = self._open_handle()
         outcome = lib.shim_output(handle)
         if outcome == SHIM_OK:
             return self._token(handle)
         if outcome in (SHIM_WAIT, SHIM_BLOCKS):
-            self._missing = outcome
+            self._availability = outcome
             return None
         raise self._failure(outcome)
 
     def output(self, timeout: float) -> Steps[RemctlOutput]:
         """Return the next token, and wait for it; others have a turn in between."""
-        if self._rushing:
+        if self._availability == SHIM_OK:
             yield TURN
         token = self.output_now()
-        self._rushing = token is not None
-        if token is not None:
-            return token
-        return (yield from self.output_later(timeout))
+        if token is None:
+            return (yield from self.output_later(timeout))
+        self._availability = SHIM_OK
+        return token
 
     def output_later(self, timeout: float) -> Steps[RemctlOutput]:
         """Wait for the next token, which output_now() has not found."""
@@ -249,19 +250,16 @@ class Connection:
         if not lib.shim_hold(handle):
             raise self._failure(lib.SHIM_CLOSED)
         try:
-            outcome = self._missing
+            outcome, self._availability = self._availability, UNKNOWN
             while outcome == SHIM_WAIT:
                 if deadline.passed():
                     silence = lib.shim_silence(handle)
                     if not 0 <= silence < timeout:
                         raise RemctlTimeoutError(f"error {stalled}")
                     deadline = Deadline(timeout - silence)
-                self._wait = Readiness(lib.shim_fileno(handle), select.POLLIN, deadline)
-                # As in _within_reach().
-                if not self.closed:
-                    yield self._wait
-                if self.closed:
-                    raise self._failure(lib.SHIM_CLOSED)
+                yield from self._until(
+                    Readiness(lib.shim_fileno(handle), select.POLLIN, deadline)
+                )
                 outcome = lib.shim_output(handle)
             if outcome == SHIM_BLOCKS:
                 begun = lib.shim_begin_output(handle)
@@ -273,7 +271,6 @@ class Connection:
             return self._token(handle)
         finally:
             lib.shim_release(handle)
-            self._wait = None
 
     def noop(self, timeout: float) -> Steps[bool]:
         """Exchange NOOP messages (remctl_noop); False if the server cannot."""
@@ -450,16 +447,22 @@ class Connection:
                     wait = next(steps)
                 except StopIteration as stop:
                     return stop.value  # type: ignore[no-any-return]  # the steps' T
-                self._wait = wait
-                # Looked at after the wait is in close()'s sight, and again
-                # after the wait: none of the two can miss the other.
-                if not self.closed:
-                    yield wait
-                if self.closed:
-                    raise self._failure(lib.SHIM_CLOSED)
+                yield from self._until(wait)
+        finally:
+            steps.close()
+
+    def _until(self, wait: Wait) -> Steps[None]:
+        """Wait where close() can cancel it."""
+        self._wait = wait
+        try:
+            # Looked at after close() can find the wait, and again after the wait:
+            # close() in another thread either cancels the wait or is noticed here.
+            if not self.closed:
+                yield wait
+            if self.closed:
+                raise self._failure(lib.SHIM_CLOSED)
         finally:
             self._wait = None
-            steps.close()
 
     def _in_time(self, steps: Steps[T], stalled: str) -> Steps[T]:
         """Pass on STEPS within reach of close(); a TimeoutError means STALLED."""

@@ -39,7 +39,7 @@ async def until_ready(readiness: Readiness) -> None:
     if readiness.events == select.POLLOUT:
         add, remove = loop.add_writer, loop.remove_writer
     add(readiness.fd, finish, future, True)
-    timer = loop.call_later(readiness.deadline.wait(), finish, future, False)
+    timer = loop.call_later(readiness.deadline.longest_wait(), finish, future, False)
     try:
         readiness.ready = await future
     finally:

@@ -19,7 +19,7 @@ from remctl._exceptions import RemctlError, RemctlTimeoutError
 from remctl._ffi import ffi, lib, new_connection, to_text
 from remctl._jobs import finish, pause
 from remctl._results import ErrorCode, RemctlOutput, Stream
-from remctl._waiting import TURN, Deadline, Readiness, Silence
+from remctl._waiting import CHECKPOINT, Deadline, IdleDeadline, Readiness
 
 if TYPE_CHECKING:
     import socket
@@ -205,7 +205,8 @@ class Connection:
             handle = yield from self._open_protocol1(self._protocol1_port, timeout)
         begun = send(lib.shim_begin_command, handle, arguments)
         outcome = yield from self._in_time(
-            finish(handle, begun, Silence(handle, timeout)), "sending token: timed out"
+            finish(handle, begun, IdleDeadline(handle, timeout)),
+            "sending token: timed out",
         )
         self._sent(outcome)
 
@@ -234,7 +235,7 @@ class Connection:
     def output(self, timeout: float) -> Steps[RemctlOutput]:
         """Return the next token, and wait for it; others have a turn in between."""
         if self._availability == SHIM_OK:
-            yield TURN
+            yield CHECKPOINT
         token = self.output_now()
         if token is None:
             return (yield from self.output_later(timeout))
@@ -264,7 +265,7 @@ class Connection:
             if outcome == SHIM_BLOCKS:
                 begun = lib.shim_begin_output(handle)
                 outcome = yield from self._in_time(
-                    finish(handle, begun, Silence(handle, timeout)), stalled
+                    finish(handle, begun, IdleDeadline(handle, timeout)), stalled
                 )
             if outcome != SHIM_OK:
                 raise self._failure(outcome)
@@ -286,7 +287,7 @@ class Connection:
         handle = self._open_handle()
         begun = lib.shim_begin_noop(handle)
         outcome = yield from self._in_time(
-            finish(handle, begun, Silence(handle, timeout)),
+            finish(handle, begun, IdleDeadline(handle, timeout)),
             "receiving token: timed out",
         )
         if outcome not in (SHIM_OK, lib.SHIM_UNSUPPORTED):

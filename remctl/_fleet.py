@@ -22,7 +22,7 @@ from remctl._console import (
     write,
 )
 from remctl._exceptions import RemctlError
-from remctl._waiting import LONGEST_DEAFNESS
+from remctl._waiting import SIGNAL_CHECK_INTERVAL
 
 if TYPE_CHECKING:
     from remctl._options import Options
@@ -154,7 +154,9 @@ async def run_hosts(options: Options, bar: Bar) -> list[int | None]:
         while pending:
             # With a time-out: a Ctrl-C just before the loop waits would not end it.
             done, pending = await asyncio.wait(
-                pending, timeout=LONGEST_DEAFNESS, return_when=asyncio.FIRST_EXCEPTION
+                pending,
+                timeout=SIGNAL_CHECK_INTERVAL,
+                return_when=asyncio.FIRST_EXCEPTION,
             )
             for task in done:
                 task.result()  # an error in writing ends all

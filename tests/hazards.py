@@ -667,7 +667,8 @@ HAZARDS: dict[int, Hazard] = {
                 "_connection.py",
                 {
                     "lib.shim_begin_open(handle), deadline)": (
-                        "lib.shim_begin_open(handle), Silence(handle, deadline.left()))"
+                        "lib.shim_begin_open(handle), "
+                        "IdleDeadline(handle, deadline.left()))"
                     )
                 },
             ),

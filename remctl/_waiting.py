@@ -62,7 +62,7 @@ class IdleDeadline(Deadline):
     """
 
     def __init__(self, handle: ShimHandle, timeout: float) -> None:
-        """Expire ``timeout`` seconds after the last octet on ``handle``'s connection."""
+        """Expire ``timeout`` seconds after the last octet on the connection."""
         super().__init__(timeout)
         self._handle = handle
         self._timeout = timeout

@@ -846,7 +846,7 @@ HAZARDS: dict[int, Hazard] = {
             "test_in_step.py::test_noop_after_it",
         ],
         [
-            Removal("_connection.py", {" or not self._in_step:": ":"}),
+            Removal("_connection.py", {" or self._needs_noop:": ":"}),
             Removal("_shim.c", {"#define MOST_ASKED 16": "#define MOST_ASKED 1"}),
         ],
     ),

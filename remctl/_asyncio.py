@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""Driving a connection's steps in an asyncio event loop."""
+"""Drive a connection's steps in an asyncio event loop."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ T = TypeVar("T")
 
 
 async def drive(steps: Steps[T]) -> T:
-    """Drive STEPS to their end, and return their result."""
+    """Drive ``steps`` to their end, and return their result."""
     try:
         while True:
             try:
@@ -32,7 +32,7 @@ async def drive(steps: Steps[T]) -> T:
 
 
 async def until_ready(readiness: Readiness) -> None:
-    """Wait with the loop's own selector."""
+    """Wait, as a task of the event loop, with the loop's own selector."""
     loop = asyncio.get_running_loop()
     future: asyncio.Future[bool] = loop.create_future()
     add, remove = loop.add_reader, loop.remove_reader
@@ -48,6 +48,6 @@ async def until_ready(readiness: Readiness) -> None:
 
 
 def finish(future: asyncio.Future[bool], result: bool) -> None:
-    """Give FUTURE its result, unless it has one."""
+    """Set the result of ``future``, unless it is done already."""
     if not future.done():
         future.set_result(result)

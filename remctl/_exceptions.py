@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""The exceptions that this package raises.
+"""The exceptions of this package.
 
 RemctlError
 ├── RemctlNotOpenedError
@@ -9,8 +9,8 @@ RemctlError
 
 Wrong arguments raise TypeError or ValueError, as everywhere in Python.
 
-``type(e)(*e.args)`` is an equal exception: pickle, copy and the serialisers of
-task queues make one so.
+``type(e)(*e.args)`` makes an equal exception, as pickle, copy and the serialisers of
+task queues need it.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ class RemctlError(Exception):
 
     def __str__(self) -> str:
         """Return the text."""
-        return str(self.value)  # a caller's may be none: better that than an error
+        return str(self.value)  # callers may have passed something else than a str
 
 
 class RemctlNotOpenedError(RemctlError):
@@ -53,7 +53,8 @@ class RemctlProtocolError(RemctlError):
     def __init__(self, value: str = "", code: int | None = None) -> None:
         """Keep the text of the error and the server's error code."""
         super().__init__(value)
-        # Not through the constructors: TimeoutError would read an errno there.
+        # Not passed to __init__(): of two arguments, TimeoutError takes the first for
+        # an errno.
         self.args: tuple[Any, ...] = (value, code)
         self.code = code
 

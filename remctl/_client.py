@@ -320,9 +320,9 @@ class Remctl(RemctlBase):
             if self._interrupted_call():
                 raise RemctlError("the object is in use by the interrupted call")
             if self._is_waiting():
-                # gevent and eventlet switch greenlets in a wait.  If the lock is one of
-                # threads, made before they were patched, or where they are not, it
-                # takes all greenlets for one thread.
+                # Under gevent and eventlet, a wait switches greenlets.  A lock that was
+                # made before threads were patched, or where they are not patched, takes
+                # all greenlets for one thread.
                 raise RemctlError(
                     "the object is in use by another greenlet, and its lock is one of "
                     "threads: patch them before its first call"

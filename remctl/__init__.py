@@ -1,18 +1,18 @@
 # SPDX-License-Identifier: MIT
 """The remctl client: single commands on remote hosts, authenticated with Kerberos.
 
-remctl() runs one command.  Remctl keeps a connection for many.  Their twins for
-asyncio are in remctl.aio, and what tests need is in remctl.testing.  The low-level
-interface, the C library's own functions, is in remctl._remctl.  The server's
-side, programs that remctld runs, is in remctl.backend.
+remctl() runs one command.  Remctl keeps a connection for any number of commands.  The
+same for asyncio is in remctl.aio, a Kerberos realm and a server for tests are in
+remctl.testing, and the C library's own functions are in remctl._remctl.  remctl.backend
+is for the server's side: the programs that remctld runs.
 """
 
-# The names are imported when they are first used: remctl.backend, whose programs
-# are started for every command, must not wait for the client.  Nor for typing.
+# The names are imported when they are first used, so that importing remctl.backend does
+# not import the client: its programs are started for every command.  Importing typing
+# would take too long, too.
 TYPE_CHECKING = False
 
-# Also for programs that look through this one for what it imports, as PyInstaller
-# does to take it along.
+# Also for programs such as PyInstaller, which read here what the package imports.
 if TYPE_CHECKING:
     from remctl import _remctl as _remctl
     from remctl import aio as aio
@@ -23,10 +23,15 @@ if TYPE_CHECKING:
         RemctlError,
         RemctlNotOpenedError,
         RemctlProtocolError,
-        RemctlStatusError,
         RemctlTimeoutError,
     )
-    from remctl._results import ErrorCode, RemctlOutput, RemctlSimpleResult, Stream
+    from remctl._results import (
+        ErrorCode,
+        RemctlOutput,
+        RemctlSimpleResult,
+        RemctlStatusError,
+        Stream,
+    )
 
 __all__ = [
     "VERSION",
@@ -44,15 +49,15 @@ __all__ = [
     "remctl",
 ]
 
-# Here and nowhere else, so that it needs no metadata: pyproject.toml reads it.
+# pyproject.toml reads it from here, and nothing has to read the package's metadata.
 __version__ = "1.0.0"
-VERSION: str = __version__  # pyremctl's name
+VERSION: str = __version__  # its name in pyremctl
 
-if not TYPE_CHECKING:  # else a type checker would believe in any name
+if not TYPE_CHECKING:  # as a type checker would accept any name then
     _SUBMODULES = {"_remctl", "aio", "backend", "testing"}
 
     def __getattr__(name: str) -> object:
-        """Import what NAME stands for, and keep it."""
+        """Import the module or the public name, and keep it."""
         if name in _SUBMODULES:
             from importlib import import_module  # noqa: PLC0415 (see above)
 
@@ -61,7 +66,7 @@ if not TYPE_CHECKING:  # else a type checker would believe in any name
             raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
         from remctl import _client, _exceptions, _results  # noqa: PLC0415
 
-        # All at once: at the interpreter's exit nothing can be imported any more.
+        # All at once, as nothing can be imported any more when the interpreter exits.
         found = {**vars(_client), **vars(_exceptions), **vars(_results)}
         for other in __all__:
             if other in found:
@@ -69,7 +74,7 @@ if not TYPE_CHECKING:  # else a type checker would believe in any name
         return globals()[name]
 
     def __dir__() -> list[str]:
-        """Return also the names that have not been used yet."""
+        """Include the names that have not been used yet."""
         return sorted({*globals(), *__all__, *_SUBMODULES})
 
 

@@ -20,16 +20,17 @@ if TYPE_CHECKING:
 Port = Union[int, str, bytes, bytearray, SupportsIndex, None]
 Ccache = Union[str, os.PathLike[str], os.PathLike[bytes]]
 
-# Digits that int() reads by default in Python 3.11; before, any number, and slowly.
+# The digits that int() accepts by default since Python 3.11.  Older versions accept any
+# number of them, and take very long.
 LONGEST_PORT = 4300
 
-# remctld refuses 100 MiB, with an error for each token that it did not want,
-# which would be read as replies to later commands.
+# remctld refuses 100 MiB with an error for each token that it did not accept.  All but
+# the first would be read as replies to later commands.
 MAX_COMMAND = 100 * 1024 * 1024 - 1
 
 
 class Server(NamedTuple):
-    """A server as the caller named it; port 0 stands for the two defaults."""
+    """A server, as the caller named it.  Port 0 stands for the two defaults."""
 
     host: str
     port: int
@@ -47,7 +48,7 @@ def server(host: str, port: Port = None, principal: str | None = None) -> Server
 
 
 def text(name: str, value: str) -> str:
-    """Check a string that C is to see: no NUL, and UTF-8 can hold it."""
+    """Check a string for C: it has no NUL and can be encoded as UTF-8."""
     if not isinstance(value, str):
         raise TypeError(f"{name} must be a str, not {type(value).__name__}")
     if "\0" in value:
@@ -57,9 +58,9 @@ def text(name: str, value: str) -> str:
 
 
 def cache_name(ccache: Ccache) -> str:
-    """Return the name of a credential cache as C is to see it."""
+    """Return the name of a credential cache, as it is given to C."""
     if isinstance(ccache, os.PathLike):
-        # C gets the octets that the path has in the file system.
+        # So that C gets the octets that the path has in the file system.
         ccache = os.fsencode(ccache).decode("utf-8", "surrogateescape")
     elif not isinstance(ccache, str):
         raise TypeError(f"ccache must be a str or a path, not {type(ccache).__name__}")
@@ -67,12 +68,12 @@ def cache_name(ccache: Ccache) -> str:
 
 
 def ascii_host(host: str) -> str:
-    """Return HOST as name service and Kerberos are both to see it."""
+    """Return ``host`` as it is given both to the name service and to Kerberos."""
     return host if host.isascii() else host.encode("idna").decode("ascii")
 
 
 def port_number(port: Port) -> int:
-    """Return the number of PORT, 0 for None."""
+    """Return ``port`` as a number, 0 for None."""
     if port is None:
         return 0
     if isinstance(port, (str, bytes, bytearray)):
@@ -95,7 +96,7 @@ def port_number(port: Port) -> int:
 
 
 def seconds(timeout: Any) -> float:
-    """Return TIMEOUT as a finite number, which may be negative."""
+    """Return ``timeout`` as a finite number, which may be negative."""
     if isinstance(timeout, (bool, str, bytes, bytearray, memoryview)):
         raise TypeError(f"timeout must be a number: {timeout!r}")
     try:
@@ -110,17 +111,17 @@ def seconds(timeout: Any) -> float:
 
 
 def source_family(source: str) -> socket.AddressFamily:
-    """Return the family of a numeric source address; ValueError if it is none."""
+    """Return the family of a numeric address.  Raises ValueError if it is none."""
     if ipaddress.ip_address(source).version == 6:
         return socket.AF_INET6
     return socket.AF_INET
 
 
 def connected_socket(sock: socket.socket) -> socket.socket:
-    """Check a socket that a connection is to take over."""
-    # Either is a socket's class: gevent and eventlet put theirs in socket's place.
+    """Check a socket that a connection takes over."""
+    # Both classes, as gevent and eventlet replace socket.socket by their own.
     plain = isinstance(sock, (_socket.socket, socket.socket))
-    if not plain or hasattr(sock, "do_handshake"):  # as TLS sockets have, all of them
+    if not plain or hasattr(sock, "do_handshake"):  # as all TLS sockets have
         raise TypeError(f"sock must be a plain socket, not {type(sock).__name__}")
     if sock.fileno() < 0:
         raise ValueError("sock must be open")
@@ -134,7 +135,7 @@ def connected_socket(sock: socket.socket) -> socket.socket:
 
 
 def command(command: Iterable[object]) -> list[bytes]:
-    """Return the arguments of COMMAND, consumed once, as they go on the wire."""
+    """Return the arguments of ``command``, which is consumed once, as they are sent."""
     try:
         if isinstance(command, (str, bytes, bytearray, memoryview)):
             raise TypeError
@@ -144,7 +145,7 @@ def command(command: Iterable[object]) -> list[bytes]:
     arguments = [argument(item, number) for number, item in enumerate(items)]
     if not arguments:
         raise ValueError("command must not be empty")
-    # On the wire: the number of arguments, and each one's length.
+    # The message has the number of arguments, and the length of each, in 4 octets.
     size = 4 + 4 * len(arguments) + sum(map(len, arguments))
     if size > MAX_COMMAND:
         raise ValueError(f"command too large: {size} octets, at most {MAX_COMMAND}")
@@ -152,8 +153,8 @@ def command(command: Iterable[object]) -> list[bytes]:
 
 
 def argument(item: object, number: int) -> bytes:
-    """Return argument NUMBER of a command, counted from 0, as it goes on the wire."""
-    if type(item) is str:  # most are; asking for os.PathLike takes longer
+    """Return a command's argument, counted by ``number`` from 0, as it is sent."""
+    if type(item) is str:  # the usual case first: checking for os.PathLike is slow
         return item.encode("utf-8", "surrogateescape")
     if isinstance(item, bytes):
         return item
@@ -171,16 +172,16 @@ def argument(item: object, number: int) -> bytes:
 
 
 def value_text(item: object) -> str | None:
-    """Return the text that ITEM stands for, None if it has only a repr().
+    """Return the text that ``item`` stands for, None if it has only a repr().
 
-    Without that, a list or a coroutine would be sent as what Python prints for it.
+    Otherwise a list or a coroutine would be sent as Python prints it.
     """
     if isinstance(item, str):
         return item
     own = type(item).__str__
     if isinstance(item, Enum):
         if isinstance(item, int):
-            # Its str() is the name or the number, depending on Python's version.
+            # str() gives the name or the number, depending on the version of Python.
             return int.__repr__(item)
         if own in (Enum.__str__, Flag.__str__):
             return None
@@ -195,5 +196,5 @@ def value_text(item: object) -> str | None:
 
 
 def is_array(item: Any) -> bool:
-    """Whether ITEM is an array as NumPy and pandas have: its str() is for people."""
+    """Whether ``item`` is an array of NumPy or pandas, whose str() is for people."""
     return hasattr(type(item), "ndim") and item.ndim != 0

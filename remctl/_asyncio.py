@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""Driving a connection's steps in an asyncio event loop."""
+"""Drive a connection's steps in an asyncio event loop."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ T = TypeVar("T")
 
 
 async def drive(steps: Steps[T]) -> T:
-    """Drive STEPS to their end, and return their result."""
+    """Drive ``steps`` to their end, and return their result."""
     try:
         while True:
             try:
@@ -32,14 +32,14 @@ async def drive(steps: Steps[T]) -> T:
 
 
 async def until_ready(readiness: Readiness) -> None:
-    """Wait with the loop's own selector."""
+    """Wait, as a task of the event loop, with the loop's own selector."""
     loop = asyncio.get_running_loop()
     future: asyncio.Future[bool] = loop.create_future()
     add, remove = loop.add_reader, loop.remove_reader
     if readiness.events == select.POLLOUT:
         add, remove = loop.add_writer, loop.remove_writer
     add(readiness.fd, finish, future, True)
-    timer = loop.call_later(readiness.deadline.wait(), finish, future, False)
+    timer = loop.call_later(readiness.deadline.longest_wait(), finish, future, False)
     try:
         readiness.ready = await future
     finally:
@@ -48,6 +48,6 @@ async def until_ready(readiness: Readiness) -> None:
 
 
 def finish(future: asyncio.Future[bool], result: bool) -> None:
-    """Give FUTURE its result, unless it has one."""
+    """Set the result of ``future``, unless it is done already."""
     if not future.done():
         future.set_result(result)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""What the blocking and the asyncio Remctl share: all but the waiting."""
+"""What the blocking and the asyncio Remctl share: everything except the waiting."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ NOT_OPENED = "no currently open connection"
 def check_call(
     command: Iterable[object], timeout: float | None, source_ip: str | None
 ) -> list[bytes]:
-    """Check what remctl() checks before any I/O; return the command's arguments."""
+    """Check arguments of remctl() before any I/O; return those of the command."""
     arguments = _arguments.command(command)
     if timeout is not None and _arguments.seconds(timeout) < 0:
         raise ValueError(f"invalid timeout {timeout}")
@@ -38,14 +38,14 @@ def check_call(
 class RemctlBase:
     """The settings, the connection, the last error, and the steps of each call."""
 
-    # For close(), where __init__ has not been called or calls it.
+    # Here, as close() may come before __init__(), and is called by it.
     _connection: Connection | None = None
-    _closes = 0
+    _close_count = 0
 
     def _configure(
         self, timeout: float | None, ccache: Ccache | None, source_ip: str | None
     ) -> None:
-        """Begin with no connection and these settings."""
+        """Close the connection, if there is one, and apply the settings."""
         self.close()
         self._in_process: dict[int, Any] = {}
         self._error = NO_ERROR
@@ -60,9 +60,8 @@ class RemctlBase:
             self.set_source_ip(_arguments.text("source_ip", source_ip))
 
     def set_ccache(self, ccache: Ccache) -> None:
-        """Use the credential cache CCACHE for later open() calls on this object.
+        """Use another credential cache for later open() calls on this object.
 
-        CCACHE is a cache's name, as in KRB5CCNAME, or an os.PathLike.
         A missing cache is noticed by open(), unless there is a client keytab,
         from which Kerberos then fills it.  Without set_ccache() the default
         cache is used; what another GSS-API binding has set for its thread does
@@ -70,8 +69,11 @@ class RemctlBase:
         gss_krb5_import_cred, the whole process and all its GSS-API connections
         change their cache.)
 
-        A KEYRING:thread: cache cannot be used: its keys are those of one thread,
-        and open() does its work in another.
+        A KEYRING:thread: cache cannot be used: its keys belong to one thread,
+        and open() authenticates in another.
+
+        Args:
+            ccache: The name of the cache, as in KRB5CCNAME, or an os.PathLike.
 
         Raises:
             TypeError, ValueError: Neither a str nor a path, or it contains NUL.
@@ -89,9 +91,11 @@ class RemctlBase:
         self._error = NO_ERROR
 
     def set_source_ip(self, source: str) -> None:
-        """Connect from the IPv4 or IPv6 address SOURCE in later open() calls.
+        """Connect from another local address in later open() calls.
 
-        open() checks that it is an address, and this host's.
+        Args:
+            source: An IPv4 or IPv6 address.  open() checks that it is one, and
+                that it belongs to this host.
 
         Raises:
             TypeError, ValueError: Not a str, or it contains NUL.
@@ -103,14 +107,17 @@ class RemctlBase:
         self._error = NO_ERROR
 
     def set_timeout(self, timeout: float) -> None:
-        """Give up after TIMEOUT seconds of silence; 0 waits for ever.
+        """Set how long later calls, open() included, wait for a silent server.
 
-        Applies to all later calls, open() included.  Fractions count.  It is a
-        bound on silence, not on the whole operation: a command may take as
-        long as it likes if the server sends something every now and then.
-        open() applies it to the name service, to each address it tries, and to
-        the handshake as a whole, KDC included.  On a protocol 1 server it
-        bounds the handshake of each command, and the command.
+        The time-out is a bound on silence, not on the whole operation: a
+        command may take as long as it likes if the server sends something every
+        now and then.  open() applies it to the name service, to each address
+        that it tries, and to the handshake as a whole, KDC included.  With a
+        protocol 1 server it bounds the handshake of each command, and the
+        command.
+
+        Args:
+            timeout: Seconds, fractions included.  0: wait for ever.
 
         Raises:
             TypeError: Not a number.
@@ -130,20 +137,21 @@ class RemctlBase:
     def close(self) -> None:
         """Close the connection, if there is one.  open() may be called again.
 
-        Never blocks.  From another thread or a signal handler, it makes the
-        call that is using the connection raise RemctlError at once.
+        Never blocks.  If another thread is using the connection, or this is a
+        signal handler that has interrupted such a call, that call raises
+        RemctlError at once.
         """
         connection, self._connection = self._connection, None
-        self._closes += 1
+        self._close_count += 1
         self._error = NOT_OPENED
         if connection is not None:
             connection.close()
 
     def error(self) -> str:
-        """Return the text of the last failure, "no error" after a success.
+        """Return the text of the last failure, or "no error" after a success.
 
         After close() it is "no currently open connection".  Wrong arguments
-        do not count.  Never blocks.
+        are not failures.  Never blocks.
         """
         return NOT_OPENED if self._is_inherited() else self._error
 
@@ -155,16 +163,17 @@ class RemctlBase:
             connection is not None
             and connection.established
             and connection.usable
-            # Else interrupts have kept us from closing it: the next call does.
+            # If it is broken and not in use, interrupts have kept an earlier call
+            # from closing it, and the next call does that.
             and (not connection.broken or self._in_use())
         )
 
     def fileno(self) -> int:
-        """Return the connection's descriptor, to wait on but not to read from.
+        """Return the connection's descriptor, to wait for but not to read from.
 
         When it is readable, there is something to read with output(), though
-        perhaps not a whole token.  A call of remctl.aio that waits does so with
-        the event loop's add_reader(), which is then not anybody else's.
+        perhaps not a whole token.  While a call of remctl.aio waits, it uses
+        the event loop's add_reader() with this descriptor, so nothing else may.
 
         Raises:
             RemctlNotOpenedError: There is no open connection, or the server
@@ -179,14 +188,14 @@ class RemctlBase:
         return fd
 
     def __reduce__(self) -> Any:
-        """Refuse to be pickled or copied: a connection cannot be."""
+        """Refuse to be pickled or copied, as a connection cannot be."""
         raise TypeError(f"cannot pickle {type(self).__name__!r} object")
 
     def _of_this_process(self, make: Callable[[], T]) -> T:
-        """Return what MAKE has made for the object in this process.
+        """Return the object's lock or other state in this process, as made by ``make``.
 
-        A forked child begins anew: a thread that it does not have may be holding its
-        parent's lock.  All threads of a process get the same.
+        All threads of a process get the same one.  A forked child makes its own: locks
+        held by other threads of the parent are never released in the child.
         """
         process = lib.shim_process()
         if process not in self._in_process:
@@ -194,12 +203,15 @@ class RemctlBase:
         return self._in_process[process]  # type: ignore[no-any-return]
 
     def _is_inherited(self) -> bool:
-        """Whether the connection is that of a process of which this one is a fork."""
+        """Whether the connection was opened before a fork, by the parent process."""
         connection = self._connection
         return connection is not None and connection.inherited
 
     def _drop_inherited(self) -> None:
-        """Let go of the parent's connection, which the caller has for itself."""
+        """Release the parent's connection in a forked child.
+
+        The caller has the object for itself.
+        """
         if self._is_inherited():
             self.close()
 
@@ -209,20 +221,20 @@ class RemctlBase:
             raise RemctlNotOpenedError(NOT_OPENED)
         return connection
 
-    def _note(self, error: BaseException) -> None:
-        """Keep the text of ERROR for error()."""
+    def _record(self, error: BaseException) -> None:
+        """Keep the text of an exception for error()."""
         if not isinstance(error, RemctlError):
             self._error = str(error) or type(error).__name__
         elif not isinstance(error, RemctlNotOpenedError):
-            # That has not the text that tells why there is no connection.
+            # Otherwise the text that is kept tells why there is no connection.
             self._error = error.value
 
     def _in_use(self) -> bool:
-        """Whether a call on this object is under way."""
+        """Whether a call on this object is in progress."""
         raise NotImplementedError
 
     def _drop_broken(self, interrupted: bool = False) -> None:
-        """Close the connection if nobody knows what is on the wire."""
+        """Close the connection if half-sent or unread data may be left on it."""
         connection = self._connection
         if connection is not None and (
             connection.broken or (interrupted and connection.pending)

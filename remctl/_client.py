@@ -42,12 +42,12 @@ def remctl(
     """Run one command on a remote host and return its output and exit status.
 
     Opens a connection, runs the command and closes the connection.  Until it
-    returns, all of the output is kept in memory; see Remctl.output() for more
+    returns, all of the output is kept in memory; use Remctl.output() for more
     than fits there.
 
     Args:
         host: The host to connect to.
-        port: A number, also as a str or bytes that int() reads.  None or 0:
+        port: A number, also as a str or bytes that int() accepts.  None or 0:
             4373, and if that fails the legacy 4444.
         principal: The server's principal.  None or "": the host-based service
             ``host`` on ``host``, as GSS-API canonicalises it.
@@ -86,31 +86,31 @@ def remctl(
     except RemctlProtocolError:
         raise
     except RemctlError as error:
-        # Not from the error itself, which would be shown with the same text.
+        # Not from the error itself: a traceback would show the same text twice.
         raise RemctlProtocolError(error.value) from error.__cause__
 
 
 class Remctl(RemctlBase):
     """A connection to a remctl server, for any number of commands.
 
-    With ``host`` the constructor calls open(); the other arguments are those
-    of remctl.remctl() and the setters, which they stand for.  A Remctl is a
-    context manager that closes the connection, and iterates over the output
-    tokens of the current command.
+    If ``host`` is given, the constructor calls open().  The other arguments are
+    those of remctl.remctl(); those after ``principal`` stand for calls of the
+    setters.  A Remctl is a context manager that closes the connection, and an
+    iterable of the output tokens of the current command.
 
-    All methods may be called from any thread.  One call at a time has the
-    connection, others wait for it, but close(), error(), opened and the
-    setters never wait.  A signal handler that uses the object its own thread
-    is using gets a RemctlError.  In a forked child the object is not open,
-    and neither uses nor disturbs the parent's connection.
+    All methods may be called from any thread.  One call at a time uses the
+    connection and others wait for it, but close(), error(), opened and the
+    setters never wait.  A signal handler that uses an object which its own
+    thread is using gets a RemctlError.  In a forked child the object is not
+    open, and it neither uses nor disturbs the parent's connection.
 
-    When a call that does I/O is left by an exception, KeyboardInterrupt too,
-    the connection is closed unless it is certain to be in step with the
-    server.  The next call then raises RemctlNotOpenedError, and open() opens
-    a new one.
+    When a call that does I/O ends with an exception, KeyboardInterrupt
+    included, the connection is closed unless it is certain that no part of a
+    command or a reply is left on it.  The next call then raises
+    RemctlNotOpenedError, and open() opens a new connection.
     """
 
-    # The last call that had to wait: a generator.
+    # The generator in which the last call that had to wait does so: see _block().
     _waiting: Any = None
 
     def __init__(
@@ -138,23 +138,24 @@ class Remctl(RemctlBase):
     ) -> None:
         """Connect and authenticate.  An open connection is closed first.
 
-        A server that resets the connection before it answers has no room for
-        another: open() tries again then, for a few seconds (Linux only).
+        If the server resets the connection before it answers, its queue of new
+        connections is probably full: open() tries again, for a few seconds
+        (Linux only).
 
         Args:
             host: The host to connect to.
             port: As in remctl.remctl().
             principal: As in remctl.remctl().
             sock: A connected stream socket to use instead of connecting, for
-                tunnels and proxies.  It belongs to this object from here on,
-                and is closed when open() fails.  ``host`` is used for the
-                default principal then, and ``port`` not at all.
+                tunnels and proxies.  From then on it belongs to this object,
+                and it is closed when open() fails.  ``host`` is then used only
+                for the default principal, and ``port`` is not used.
 
         Raises:
             TypeError, ValueError: An argument is wrong; nothing has changed.
             RemctlTimeoutError: The time-out has passed.
-            RemctlError: The host cannot be found or reached, or one of both
-                sides does not accept the other.  The object is not open then.
+            RemctlError: The host cannot be found or reached, or one side does
+                not accept the other.  The object is then not open.
 
         Blocks, without the GIL (remctl_open_fd).
 
@@ -190,8 +191,8 @@ class Remctl(RemctlBase):
         """Read the next output token of the current command.
 
         A command gives any number of output tokens and a status token, or an
-        error token at any point before that.  After these, and before the
-        first command, there are only "done" tokens.
+        error token at any point before that.  After a status or error token,
+        and before the first command, all tokens are of type "done".
 
         Raises:
             RemctlNotOpenedError: There is no open connection.
@@ -276,8 +277,8 @@ class Remctl(RemctlBase):
 
     @property
     def _lock(self) -> threading.RLock:
-        # An RLock because it knows whether this thread holds it, which no flag
-        # of ours could say for certain: a signal may come at any moment.
+        # An RLock, as it knows whether this thread holds it.  A flag of our own could
+        # be wrong, as a signal may come before or after it is set.
         return self._of_this_process(threading.RLock)
 
     def _command(self, arguments: list[bytes], must_finish: bool = False) -> None:
@@ -287,7 +288,7 @@ class Remctl(RemctlBase):
 
     def _next_token(self) -> RemctlOutput:
         connection = self._readable_connection()
-        # Most often there are more tokens than calls: then without steps.
+        # Fast path, without a generator: the token is usually buffered.
         token = connection.output_now()
         if token is not None:
             return token
@@ -305,48 +306,49 @@ class Remctl(RemctlBase):
         return self._exclusively(lambda: self._block(steps))
 
     def _block(self, steps: Steps[T]) -> T:
-        # In a generator, as nothing else could say for certain whether it is still
-        # waiting: no interrupt keeps one that has ended from saying so.
+        # In a generator, whose gi_running tells for certain whether this call is still
+        # waiting, whatever interrupts it.
         waiting = (block(each) for each in (steps,))
         self._waiting = waiting
         (result,) = waiting
         return result
 
     def _exclusively(self, function: Callable[[], T]) -> T:
-        """Call FUNCTION while no other thread uses the connection."""
+        """Call ``function`` while no other thread uses the connection."""
         lock = self._lock
-        while lock._is_owned():  # type: ignore[attr-defined]  # noqa: SLF001
+        while holds(lock):
             if self._interrupted_call():
                 raise RemctlError("the object is in use by the interrupted call")
             if self._is_waiting():
-                # gevent and eventlet switch there, and greenlets that have this lock
-                # from before the patches, or without those of threads, are one thread.
+                # Under gevent and eventlet, a wait switches greenlets.  A lock that was
+                # made before threads were patched, or where they are not patched, takes
+                # all greenlets for one thread.
                 raise RemctlError(
                     "the object is in use by another greenlet, and its lock is one of "
                     "threads: patch them before its first call"
                 )
-            # Left behind: on PyPy and CPython 3.9 an interrupt can come between
-            # the end of a with block and the release of its lock.
+            # On PyPy and CPython 3.9, an interrupt between the end of a with block and
+            # the release of its lock leaves the lock held.
             lock.release()
         with lock:
             self._drop_inherited()
-            self._drop_broken()  # where a second interrupt kept us from it
-            closes = self._closes
+            self._drop_broken()  # if a second interrupt has kept a call from it
+            close_count = self._close_count
             try:
                 result = function()
                 self._error = NO_ERROR
-                return result  # noqa: TRY300 (no token is lost on the way out)
+                return result  # noqa: TRY300 (so that no token is lost)
             except BaseException as error:
                 try:
-                    if self._closes == closes:
-                        self._note(error)
+                    if self._close_count == close_count:
+                        self._record(error)
                 finally:
                     self._drop_broken(interrupted=not isinstance(error, RemctlError))
                 raise
 
     def _interrupted_call(self) -> bool:
         """Whether a signal handler has interrupted a call on this object."""
-        if not self._lock._is_owned():  # type: ignore[attr-defined]  # noqa: SLF001
+        if not holds(self._lock):
             return False
         frame: FrameType | None = sys._getframe(2)  # noqa: SLF001 (no other way)
         while frame is not None:
@@ -363,13 +365,20 @@ class Remctl(RemctlBase):
         return bool(self._waiting is not None and self._waiting.gi_running)
 
     def _in_use(self) -> bool:
-        """Whether a call on this object is under way, in any thread."""
+        """Whether a call on this object is in progress, in any thread."""
         if self._interrupted_call() or self._is_waiting():
             return True
         if not self._lock.acquire(blocking=False):
             return True
         self._lock.release()
         return False
+
+
+def holds(lock: threading.RLock) -> bool:
+    """Whether the calling thread holds ``lock``."""
+    # No public method says so.  threading.Condition uses this one, so every RLock has
+    # it, those of gevent and eventlet too.
+    return lock._is_owned()  # type: ignore[attr-defined, no-any-return]  # noqa: SLF001
 
 
 publish("remctl", Remctl, remctl)

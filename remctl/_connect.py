@@ -3,8 +3,8 @@
 
 from __future__ import annotations
 
-# The C module: gevent and eventlet put sockets of their own in socket's place, which
-# are never blocking, nor mean to be connected with steps.
+# The C module: gevent and eventlet replace the classes and functions of socket by their
+# own, which are never blocking and cannot be connected step by step.
 import _socket
 import os
 import select
@@ -35,9 +35,9 @@ STDERR_FILENO = 2
 def resolve(
     server: Server, source_ip: str | None, timeout: float
 ) -> Steps[list[Address]]:
-    """Return SERVER's addresses, with port 0, that can be reached from SOURCE_IP.
+    """Return the server's addresses of the family of ``source_ip``, with port 0.
 
-    TIMEOUT seconds bound the name service.  Raises RemctlError.
+    The name service gets ``timeout`` seconds.  Raises RemctlError.
     """
     family = None
     if source_ip is not None:
@@ -56,13 +56,14 @@ def connect(
     timeout: float,
     sockets: list[Socket],
 ) -> Steps[int]:
-    """Connect to one of SERVER's ADDRESSES; return the port.
+    """Connect to one of the server's addresses; return the port.
 
-    The connected socket is the last of SOCKETS, which the caller closes.
+    The sockets are added to ``sockets``, and the caller closes them.  The last one is
+    the connected one.
 
-    For port 0 tries the registered port, then the legacy one, and reports the
-    first's error when both fail.  TIMEOUT seconds bound each address's connect.
-    Raises RemctlError.
+    For port 0, tries the registered port and then the legacy one, and reports the error
+    of the first when both fail.  Each address gets ``timeout`` seconds.  Raises
+    RemctlError.
     """
     port = server.port
     errors = []
@@ -77,20 +78,20 @@ def connect(
 
 
 def cannot_connect(server: Server) -> str:
-    """Return the text for it; port 0 is the registered one."""
+    """Return the beginning of an error message; port 0 means the registered one."""
     return f"cannot connect to {server.host} (port {server.port or lib.REMCTL_PORT})"
 
 
 def look_up(host: str, timeout: float) -> Steps[list[Address]]:
-    """Return the families and addresses of HOST, with port 0."""
-    # As bytes, or Python would apply its own idea of IDNA.
+    """Return the families and addresses of ``host``, with port 0."""
+    # As bytes: Python would encode a str with its own IDNA codec.
     name = host.encode("ascii")
     kind, numeric = _socket.SOCK_STREAM, _socket.AI_NUMERICHOST
     try:
         found = _socket.getaddrinfo(name, 0, 0, kind, 0, numeric)
         return [(entry[0], entry[4]) for entry in found]
     except OSError:
-        pass  # a name, to be looked up where it can be interrupted
+        pass  # a name: looked up below, in a way that can be interrupted
     handle, _owner = new_handle()
     begun = lib.shim_begin_look_up(handle, name)
     try:
@@ -108,7 +109,7 @@ def look_up(host: str, timeout: float) -> Steps[list[Address]]:
 
 
 def address(line: str) -> Address:
-    """Return the address that is in a LINE of shim_begin_look_up()."""
+    """Return the address in one line of the result of shim_begin_look_up()."""
     family, host, flow, scope = line.split()
     if int(family) == _socket.AF_INET:
         return _socket.AF_INET, (host, 0)
@@ -122,22 +123,25 @@ def connect_port(
     timeout: float,
     sockets: list[Socket],
 ) -> Steps[None]:
-    """Connect to PORT on the first of ADDRESSES that answers, else OSError."""
+    """Connect to ``port`` on the first address that answers.
+
+    Raises OSError, that of the last address, if none does.
+    """
     last_error = OSError(EAFNOSUPPORT, os.strerror(EAFNOSUPPORT))
-    for turn, (family, there) in enumerate(addresses, 1):
+    for number, (family, address) in enumerate(addresses, 1):
         add_socket(sockets, family)
         try:
             if source_ip is not None:
                 sockets[-1].bind((source_ip, 0))
-            target = (there[0], port, *there[2:])
+            target = (address[0], port, *address[2:])
             yield from connect_socket(sockets[-1], target, timeout)
         except OSError as error:
             if (
                 error.errno == ECONNRESET
-                and turn == len(addresses)
+                and number == len(addresses)
                 and sys.platform == "linux"
             ):
-                return  # there was a connection: it is for Connection.open() to retry
+                return  # it was accepted, then reset: Connection.open() tries again
             sockets[-1].close()
             last_error = error
         else:
@@ -146,10 +150,10 @@ def connect_port(
 
 
 def add_socket(sockets: list[Socket], family: int) -> None:
-    """Make a socket; in the caller's list at once, so that no interrupt can lose it."""
+    """Add a new socket to the list at once, so that no interrupt can lose it."""
     sockets.append(_socket.socket(family, _socket.SOCK_STREAM))
-    # Not in place of a standard descriptor that is closed, as a daemon's are: a C
-    # library's first message would go to the server.
+    # Where standard descriptors are closed, as in some daemons, the socket would get
+    # one of their numbers, and messages of C libraries would go to the server.
     while sockets[-1].fileno() <= STDERR_FILENO:
         copy = _socket.dup(sockets[-1].fileno())
         sockets.append(_socket.socket(family, _socket.SOCK_STREAM, 0, copy))
@@ -160,12 +164,12 @@ def add_socket(sockets: list[Socket], family: int) -> None:
 def connect_socket(
     sock: Socket, address: tuple[Any, ...], timeout: float
 ) -> Steps[None]:
-    """Connect to one address, else OSError."""
-    # Not sock.connect(): PyPy's cannot stand a signal, and close() in another
-    # thread must be able to end the wait.
+    """Connect to one address.  Raises OSError."""
+    # Not with sock.connect(): PyPy's fails if a signal interrupts it, and close() in
+    # another thread must be able to end the wait.
     sock.setblocking(False)
-    # A peer that has vanished is noticed some day (Linux asks after two hours of
-    # silence), also where there is no time-out, or nobody waits.
+    # So that a peer that has vanished is noticed in the end, also without a time-out or
+    # a waiting call.  Linux sends the first probe after two hours of silence.
     sock.setsockopt(_socket.SOL_SOCKET, _socket.SO_KEEPALIVE, 1)
     code = sock.connect_ex(address)
     if code == EINPROGRESS:
@@ -183,20 +187,21 @@ def connect_socket(
 
 
 def prepare(sock: Socket) -> None:
-    """Set what a connected socket needs: libremctl writes in small pieces."""
-    with suppress(OSError):  # not TCP, but a tunnel
-        # The handshake writes several times, and so do commands of many tokens.
+    """Set the options of a connected socket."""
+    with suppress(OSError):  # a tunnel need not be TCP
+        # libremctl writes the handshake, and commands of many tokens, in several small
+        # pieces, each of which would wait for the acknowledgement of the one before.
         sock.setsockopt(_socket.IPPROTO_TCP, _socket.TCP_NODELAY, 1)
 
 
 def shut_down(sock: Socket) -> None:
-    """End whatever waits for SOCK, from any thread."""
+    """End all waits for ``sock``.  Any thread may call this."""
     with suppress(OSError):  # it may not be connected any more
         sock.shutdown(_socket.SHUT_RDWR)
 
 
 def failure(what: str, error: OSError) -> RemctlError:
-    """Return the exception for ERROR, which happened to WHAT."""
+    """Return the exception for ``error``, with a message that begins with ``what``."""
     if isinstance(error, TimeoutError):
         return RemctlTimeoutError(f"{what}: {error.strerror or 'timed out'}")
     return RemctlError(f"{what}: {error.strerror or error}")

@@ -1,9 +1,10 @@
 # SPDX-License-Identifier: MIT
-"""One authenticated connection to a server, as steps.
+"""One authenticated connection to a server.
 
-The only place where results of the C library become tokens and exceptions.
-Steps are generators; remctl._waiting drives them in a blocking caller.  One
-caller at a time drives a connection; close() may come from anywhere.
+This is the only module that turns results of the C library into tokens and
+exceptions.  Operations that may wait are steps: generators that remctl._waiting
+drives for a blocking caller, and remctl._asyncio for an event loop.  Callers must not
+drive two operations at a time, but close() may be called from any thread at any time.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from remctl._exceptions import RemctlError, RemctlTimeoutError
 from remctl._ffi import ffi, lib, new_connection, to_text
 from remctl._jobs import finish, pause
 from remctl._results import ErrorCode, RemctlOutput, Stream
-from remctl._waiting import TURN, Deadline, Readiness, Silence
+from remctl._waiting import CHECKPOINT, Deadline, IdleDeadline, Readiness
 
 if TYPE_CHECKING:
     import socket
@@ -29,71 +30,76 @@ if TYPE_CHECKING:
     from remctl._remctl_cffi import CData, ShimHandle
     from remctl._waiting import Steps, T, Wait
 
-# Looked up once: each token needs them.
+# Module globals, as every token needs them and looking them up in lib takes longer.
 SHIM_OK = lib.SHIM_OK
 SHIM_WAIT = lib.SHIM_WAIT
 SHIM_BLOCKS = lib.SHIM_BLOCKS
 OUTPUT = lib.REMCTL_OUT_OUTPUT
 
+UNKNOWN = -1  # none of the shim's outcomes
+
 DONE = RemctlOutput("done")
 STREAMS = {int(stream): stream for stream in Stream}
 ERROR_CODES = {int(code): code for code in ErrorCode}
 
-# What a server that is too busy to accept a connection, and resets it, is given
-# to recover: seconds at most, before each new try.  remctld's queue has five.
+# When a server is too busy to accept a connection and resets it: the longest pause, in
+# seconds, before each new attempt.  remctld's queue has room for five connections.
 PAUSES = [0.02 * 2**turn for turn in range(1, 8)]
 
-# The servers, by host and port, that have spoken protocol 2 or later with this
-# process.  Which one a server speaks, a single unauthenticated bit tells.
+# The servers, as host and port, that have spoken protocol 2 or later with this process.
+# A later protocol 1 reply is refused as a downgrade: the bit that tells the protocols
+# apart is not authenticated.
 spoke_protocol2: set[tuple[str, int]] = set()
 
 
 class Connection:
-    """One connection, opened once.
+    """One connection, which is opened once.
 
     ``closed``: close() has been called.  ``established``: open() has succeeded.
-    ``pending``: the reply to a command is unread.  ``in_flight``: an operation
-    has begun and not ended.  ``must_finish``: the reply is to be read to its end
-    or not at all.
+    ``pending``: the reply to a command has not been read to its end.  ``in_flight``:
+    an operation has begun and has not ended.  ``must_finish``: whoever reads the reply
+    must read it to its end, so the connection is of no use if they are interrupted.
     """
 
     def __init__(
         self, server: Server, ccache: str | None, source_ip: str | None
     ) -> None:
-        """Do no I/O."""
+        """Keep the arguments; open() does the I/O."""
         self.established = False
         self.pending = False
-        self.in_flight = True  # opening it
+        self.in_flight = True  # until open() has succeeded
         self.must_finish = False
         self._server = server
         self._ccache = ccache
         self._source_ip = source_ip
-        # Looked up once: a retry is not to wait for the name service again.
+        # Kept, so that another attempt does not wait for the name service again.
         self._addresses: list[Address] | None = None
         self._process = lib.shim_process()
         self.closed = False
+        # After an error for a command of several tokens: the server may send an error
+        # for each token, which would be read as replies to later commands.
         self._out_of_step = False
-        # The server may have more to say after an error, also when it is silent.
-        self._in_step = True
-        # Whether the last token was there without waiting, and else why not.
-        self._rushing = False
-        self._missing = SHIM_WAIT
-        # Whether run() has just sent a command: there cannot be an answer yet.
-        self._just_sent = False
-        # C memory, and what frees all that is in it when it is dropped.
+        # After any other error: the server may have more to say, even if it is silent
+        # now.  Its answer to a NOOP comes after all of that.
+        self._needs_noop = False
+        # What is known about the next token, as an outcome of shim_output(): SHIM_OK
+        # if the last one was there without waiting, SHIM_WAIT or SHIM_BLOCKS if the
+        # next one is not.
+        self._availability = UNKNOWN
+        # C memory, and the object that releases its contents when it is dropped.
         self._handle: ShimHandle | None = None
         self._owner: CData | None = None
-        # What the caller waits for, for close() to cancel.
+        # What the caller is waiting for, so that close() can cancel it.
         self._wait: Wait | None = None
-        # With a protocol 1 server: its port, and whose tickets to use.
+        # With a protocol 1 server: its port, and the credential cache of open().
         self._protocol1_port: int | None = None
         self._protocol1_ccache: str | None = None
 
     @property
     def broken(self) -> bool:
-        """Whether an exception has left nobody knows what on the wire.
+        """True if an interrupted operation may have left half-sent or unread data.
 
-        Who drives the steps must close the connection then.
+        The caller that drives the steps must then close the connection.
         """
         return self.in_flight or (self.pending and self.must_finish)
 
@@ -104,17 +110,17 @@ class Connection:
 
     @property
     def inherited(self) -> bool:
-        """Whether it is the connection of a process that this one is a fork of."""
+        """Whether it was made by another process, from which this one was forked."""
         return bool(self._process != lib.shim_process())
 
     def fileno(self) -> int:
-        """Return our descriptor, -1 where there is none."""
+        """Return the connection's descriptor, -1 if there is none."""
         return -1 if self._handle is None else lib.shim_fileno(self._handle)
 
     def close(self) -> None:
-        """End the connection, from any thread, without blocking.
+        """Close the connection without blocking.  Any thread may call this.
 
-        Whoever is in the middle of an operation gets a RemctlError.
+        An operation that is in progress raises RemctlError.
         """
         self.closed = True
         wait, handle = self._wait, self._handle
@@ -124,7 +130,7 @@ class Connection:
             lib.shim_close(handle)
 
     def open(self, timeout: float, sock: socket.socket | None = None) -> Steps[None]:
-        """Connect and authenticate (remctl_open_fd), over SOCK if there is one."""
+        """Connect, or use ``sock``, and authenticate (remctl_open_fd)."""
         self._protocol1_ccache = self._ccache
         if self._ccache is None:
             self._protocol1_ccache = os.environ.get("KRB5CCNAME")
@@ -150,12 +156,12 @@ class Connection:
             )
             if longest_pause is None:
                 raise RemctlError(busy)
-            # At random, so that many clients do not come back all at once.
+            # Random, so that many clients do not come back at the same moment.
             seconds = random.uniform(0.001, longest_pause)  # noqa: S311 (no secret)
             if deadline.left() <= seconds:
                 raise RemctlTimeoutError(f"timed out: {busy}")
             self._drop_handle()
-            yield from self._within_reach(pause(seconds))
+            yield from self._cancellable(pause(seconds))
             port = yield from self._connect_again(deadline)
         if outcome == lib.SHIM_UNSUPPORTED:
             self._become_protocol1(port)
@@ -172,28 +178,33 @@ class Connection:
         return (yield from self._connect(0 if left == math.inf else max(left, 0.001)))
 
     def command_now(self, arguments: list[bytes], must_finish: bool) -> bool:
-        """Send a command (remctl_commandv); False if that takes waiting."""
+        """Send a command (remctl_commandv); return False if that has to wait.
+
+        The caller must then drive command_later().
+        """
         self._check_no_reply_pending()
         self._check_identity()
         self.must_finish = must_finish
         self.in_flight = True
-        if self._protocol1_port is not None or not self._in_step:
+        if self._protocol1_port is not None or self._needs_noop:
             return False
         return self._send_now(arguments)
 
     def _send_now(self, arguments: list[bytes]) -> bool:
-        """Send a command; False if that may block."""
+        """Send a command; return False, with nothing sent, if that may block."""
         outcome = send(lib.shim_command, self._open_handle(), arguments)
         if outcome == SHIM_BLOCKS:
             return False
         self._sent(outcome)
-        self._just_sent = self.must_finish
+        if self.must_finish:
+            # run() reads at once, before any reply can have come: save the attempt.
+            self._availability = SHIM_WAIT
         return True
 
     def command_later(self, arguments: list[bytes], timeout: float) -> Steps[None]:
-        """Send the command that command_now() has not sent."""
-        if not self._in_step:
-            yield from self._get_in_step(timeout)
+        """Send the command that command_now() could not send at once."""
+        if self._needs_noop:
+            yield from self._prove_end_of_reply(timeout)
             if self._send_now(arguments):
                 return
         if self._protocol1_port is None:
@@ -202,7 +213,8 @@ class Connection:
             handle = yield from self._open_protocol1(self._protocol1_port, timeout)
         begun = send(lib.shim_begin_command, handle, arguments)
         outcome = yield from self._in_time(
-            finish(handle, begun, Silence(handle, timeout)), "sending token: timed out"
+            finish(handle, begun, IdleDeadline(handle, timeout)),
+            "sending token: timed out",
         )
         self._sent(outcome)
 
@@ -213,70 +225,68 @@ class Connection:
         self.in_flight = False
 
     def output_now(self) -> RemctlOutput | None:
-        """Return the next token (remctl_output), None if that takes waiting."""
+        """Return the next token (remctl_output), or None if that has to wait.
+
+        The caller must then drive output_later().
+        """
         if not self.pending:
             return DONE
         self.in_flight = True
-        if self._just_sent:
-            self._just_sent = False
-            self._missing = SHIM_WAIT
+        if self._availability == SHIM_WAIT:
             return None
         handle = self._open_handle()
         outcome = lib.shim_output(handle)
         if outcome == SHIM_OK:
             return self._token(handle)
         if outcome in (SHIM_WAIT, SHIM_BLOCKS):
-            self._missing = outcome
+            self._availability = outcome
             return None
         raise self._failure(outcome)
 
     def output(self, timeout: float) -> Steps[RemctlOutput]:
-        """Return the next token, and wait for it; others have a turn in between."""
-        if self._rushing:
-            yield TURN
+        """Return the next token, and let other tasks run between two tokens."""
+        if self._availability == SHIM_OK:
+            yield CHECKPOINT
         token = self.output_now()
-        self._rushing = token is not None
-        if token is not None:
-            return token
-        return (yield from self.output_later(timeout))
+        if token is None:
+            return (yield from self.output_later(timeout))
+        self._availability = SHIM_OK
+        return token
 
     def output_later(self, timeout: float) -> Steps[RemctlOutput]:
-        """Wait for the next token, which output_now() has not found."""
+        """Return the next token, which output_now() has not found, after a wait."""
         handle = self._open_handle()
-        stalled = "receiving token: timed out"
+        message = "receiving token: timed out"
         deadline = Deadline(timeout)
-        # Held, so that close() elsewhere leaves us our descriptor's number.
+        # Held, so that close() in another thread cannot free the descriptor's number
+        # while this call waits for it.
         if not lib.shim_hold(handle):
             raise self._failure(lib.SHIM_CLOSED)
         try:
-            outcome = self._missing
+            outcome, self._availability = self._availability, UNKNOWN
             while outcome == SHIM_WAIT:
                 if deadline.passed():
                     silence = lib.shim_silence(handle)
                     if not 0 <= silence < timeout:
-                        raise RemctlTimeoutError(f"error {stalled}")
+                        raise RemctlTimeoutError(f"error {message}")
                     deadline = Deadline(timeout - silence)
-                self._wait = Readiness(lib.shim_fileno(handle), select.POLLIN, deadline)
-                # As in _within_reach().
-                if not self.closed:
-                    yield self._wait
-                if self.closed:
-                    raise self._failure(lib.SHIM_CLOSED)
+                yield from self._wait_for(
+                    Readiness(lib.shim_fileno(handle), select.POLLIN, deadline)
+                )
                 outcome = lib.shim_output(handle)
             if outcome == SHIM_BLOCKS:
                 begun = lib.shim_begin_output(handle)
                 outcome = yield from self._in_time(
-                    finish(handle, begun, Silence(handle, timeout)), stalled
+                    finish(handle, begun, IdleDeadline(handle, timeout)), message
                 )
             if outcome != SHIM_OK:
                 raise self._failure(outcome)
             return self._token(handle)
         finally:
             lib.shim_release(handle)
-            self._wait = None
 
     def noop(self, timeout: float) -> Steps[bool]:
-        """Exchange NOOP messages (remctl_noop); False if the server cannot."""
+        """Exchange NOOP messages (remctl_noop); return False if the server cannot."""
         self._check_no_reply_pending()
         if self._protocol1_port is not None:
             return False
@@ -289,19 +299,19 @@ class Connection:
         handle = self._open_handle()
         begun = lib.shim_begin_noop(handle)
         outcome = yield from self._in_time(
-            finish(handle, begun, Silence(handle, timeout)),
+            finish(handle, begun, IdleDeadline(handle, timeout)),
             "receiving token: timed out",
         )
         if outcome not in (SHIM_OK, lib.SHIM_UNSUPPORTED):
             raise self._failure(outcome)
-        self._in_step = True
+        self._needs_noop = False
         return bool(outcome == SHIM_OK)
 
-    def _get_in_step(self, timeout: float) -> Steps[None]:
-        """See that an error was all that the server had to say to the last command.
+    def _prove_end_of_reply(self, timeout: float) -> Steps[None]:
+        """Make sure that the last error was the end of the server's reply.
 
-        A stock remctld answers some commands with an error and something else.  It
-        handles messages in order: its answer to a NOOP comes after all of that.
+        A stock remctld answers some commands with an error and then something else.
+        It handles messages in order, so its answer to a NOOP comes after all of that.
         """
         try:
             yield from self._exchange_noop(timeout)
@@ -320,17 +330,17 @@ class Connection:
     def _connect(
         self, timeout: float, sock: socket.socket | None = None
     ) -> Steps[int | None]:
-        """Make a handle of SOCK, or of a new socket, and return its port."""
+        """Make a handle of ``sock``, or of a new connection, whose port is returned."""
         port = None
         sockets: list[Socket] = [] if sock is None else [sock]
         try:
             if sock is None:
                 source = self._source_ip
                 if self._addresses is None:
-                    self._addresses = yield from self._within_reach(
+                    self._addresses = yield from self._cancellable(
                         resolve(self._server, source, timeout)
                     )
-                port = yield from self._within_reach(
+                port = yield from self._cancellable(
                     connect(self._addresses, self._server, source, timeout, sockets)
                 )
             prepare(sockets[-1])
@@ -348,7 +358,7 @@ class Connection:
             )
         except OSError as error:
             raise RemctlError(f"cannot connect to {host}: {error.strerror}") from None
-        if self.closed:  # by somebody who did not see the handle yet
+        if self.closed:  # by a close() that came before there was a handle
             lib.shim_close(self._handle)
             raise self._failure(lib.SHIM_CLOSED)
         return self._handle
@@ -364,7 +374,7 @@ class Connection:
             self._handle = self._owner = None
 
     def _become_protocol1(self, port: int | None) -> None:
-        """Serve each command with a connection of its own from now on."""
+        """From now on, use a new connection for each command."""
         self._drop_handle()
         if port is None:
             raise RemctlError(
@@ -383,7 +393,7 @@ class Connection:
             )
 
     def _check_identity(self) -> None:
-        """Refuse to run a command as somebody else than at open()."""
+        """Refuse to run a command under another identity than that of open()."""
         if (
             self._protocol1_port is not None
             and self._protocol1_ccache is None
@@ -397,7 +407,7 @@ class Connection:
     def _open_protocol1(self, port: int, timeout: float) -> Steps[ShimHandle]:
         self._refuse_downgrade(port)
         handle = self._new_handle(-1, self._protocol1_ccache)
-        # libremctl's time-out comes after ours: it only ends what we have left.
+        # Later than our time-out: libremctl's own only ends calls that were abandoned.
         library_timeout = math.ceil(timeout) + 2 if 0 < timeout < 1e9 else 0
         begun = lib.shim_begin_open_protocol1(handle, port, library_timeout)
         outcome = yield from self._in_time(
@@ -411,7 +421,7 @@ class Connection:
         return handle
 
     def _token(self, handle: ShimHandle) -> RemctlOutput:
-        """Return the token that was read, and what follows from it."""
+        """Return the token that was read, and update the connection's state."""
         kind = handle.type
         if kind == lib.REMCTL_OUT_DONE:
             raise RemctlError("the server's reply has no status")
@@ -425,9 +435,8 @@ class Connection:
             else:
                 code = handle.code
                 token = RemctlOutput("error", data, error=ERROR_CODES.get(code, code))
-                # The server may have an error for each token of the command.
                 self._out_of_step = bool(handle.many_tokens)
-                self._in_step = self._protocol1_port is not None
+                self._needs_noop = self._protocol1_port is None
             self.pending = False
             if self._out_of_step or self._protocol1_port is not None:
                 self._drop_handle()
@@ -435,38 +444,44 @@ class Connection:
         return token
 
     def _failure(self, outcome: int) -> Exception:
-        """Return the exception for OUTCOME, which was not good."""
+        """Return the exception for ``outcome``, which is not SHIM_OK."""
         if outcome == lib.SHIM_NO_MEMORY:
             return MemoryError()
         if self.closed or outcome == lib.SHIM_CLOSED or self._handle is None:
             return RemctlError("the connection was closed during the call")
         return RemctlError(to_text(self._handle.error))
 
-    def _within_reach(self, steps: Steps[T]) -> Steps[T]:
-        """Pass on what STEPS wait for, where close() can cancel it."""
+    def _cancellable(self, steps: Steps[T]) -> Steps[T]:
+        """Drive ``steps`` so that close() can cancel their waits."""
         try:
             while True:
                 try:
                     wait = next(steps)
                 except StopIteration as stop:
                     return stop.value  # type: ignore[no-any-return]  # the steps' T
-                self._wait = wait
-                # Looked at after the wait is in close()'s sight, and again
-                # after the wait: none of the two can miss the other.
-                if not self.closed:
-                    yield wait
-                if self.closed:
-                    raise self._failure(lib.SHIM_CLOSED)
+                yield from self._wait_for(wait)
         finally:
-            self._wait = None
             steps.close()
 
-    def _in_time(self, steps: Steps[T], stalled: str) -> Steps[T]:
-        """Pass on STEPS within reach of close(); a TimeoutError means STALLED."""
+    def _wait_for(self, wait: Wait) -> Steps[None]:
+        """Wait in such a way that close() can cancel it."""
+        self._wait = wait
         try:
-            return (yield from self._within_reach(steps))
+            # Checked once close() can find the wait, and again after the wait: a
+            # close() in another thread either cancels the wait or is noticed here.
+            if not self.closed:
+                yield wait
+            if self.closed:
+                raise self._failure(lib.SHIM_CLOSED)
+        finally:
+            self._wait = None
+
+    def _in_time(self, steps: Steps[T], message: str) -> Steps[T]:
+        """Drive ``steps`` as _cancellable() does; a TimeoutError gets ``message``."""
+        try:
+            return (yield from self._cancellable(steps))
         except TimeoutError:
-            raise RemctlTimeoutError(f"error {stalled}") from None
+            raise RemctlTimeoutError(f"error {message}") from None
 
 
 def send(
@@ -474,8 +489,8 @@ def send(
     handle: ShimHandle,
     arguments: list[bytes],
 ) -> int:
-    """Call FUNCTION, which sends a command or begins to, with pointers to ARGUMENTS."""
-    # Not joined: of megabytes, PyPy would take milliseconds to do that.
+    """Pass pointers to ``arguments`` to a function of the shim that sends a command."""
+    # Not joined into one string: with megabytes, that takes PyPy milliseconds.
     buffers = [ffi.from_buffer(argument) for argument in arguments]
     pointers = ffi.new("char *[]", buffers)
     lengths = ffi.new("size_t[]", [len(argument) for argument in arguments])

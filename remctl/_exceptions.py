@@ -1,26 +1,24 @@
 # SPDX-License-Identifier: MIT
-"""The exceptions that this package raises.
+"""The exceptions of this package.
 
 RemctlError
 ├── RemctlNotOpenedError
 ├── RemctlProtocolError
 │   └── RemctlTimeoutError    (a TimeoutError, too)
-└── RemctlStatusError
+└── RemctlStatusError         (in _results, whose RemctlSimpleResult it holds)
 
 Wrong arguments raise TypeError or ValueError, as everywhere in Python.
 
-``type(e)(*e.args)`` is an equal exception: pickle, copy and the serialisers of
-task queues make one so.
+``type(e)(*e.args)`` makes an equal exception, as pickle, copy and the serialisers of
+task queues need it.
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+import sys
+from typing import Any
 
 from remctl._public import publish
-
-if TYPE_CHECKING:
-    from remctl._results import RemctlSimpleResult
 
 
 class RemctlError(Exception):
@@ -37,7 +35,7 @@ class RemctlError(Exception):
 
     def __str__(self) -> str:
         """Return the text."""
-        return str(self.value)  # a caller's may be none: better that than an error
+        return str(self.value)  # callers may have passed something else than a str
 
 
 class RemctlNotOpenedError(RemctlError):
@@ -55,7 +53,8 @@ class RemctlProtocolError(RemctlError):
     def __init__(self, value: str = "", code: int | None = None) -> None:
         """Keep the text of the error and the server's error code."""
         super().__init__(value)
-        # Not through the constructors: TimeoutError would read an errno there.
+        # Not passed to __init__(): of two arguments, TimeoutError takes the first for
+        # an errno.
         self.args: tuple[Any, ...] = (value, code)
         self.code = code
 
@@ -64,28 +63,17 @@ class RemctlTimeoutError(RemctlProtocolError, TimeoutError):
     """The server, the KDC or the name service did not answer in time."""
 
 
-class RemctlStatusError(RemctlError):
-    """A command ended with a status other than 0: see RemctlSimpleResult.check().
-
-    ``result`` is the RemctlSimpleResult.
-    """
-
-    def __init__(self, result: RemctlSimpleResult) -> None:
-        """Keep the result and say its status."""
-        super().__init__(f"command exited with status {result.status}")
-        self.args: tuple[Any, ...] = (result,)
-        self.result = result
-
-    def __repr__(self) -> str:
-        """Return the text only: repr() is logged, and the output may be long."""
-        return f"{type(self).__name__}({self.value!r})"
-
-
 publish(
     "remctl",
     RemctlError,
     RemctlNotOpenedError,
     RemctlProtocolError,
     RemctlTimeoutError,
-    RemctlStatusError,
 )
+
+
+def __getattr__(name: str) -> Any:
+    """Find RemctlStatusError, which pickles of version 1.0.0 look for here."""
+    if name == "RemctlStatusError":
+        return getattr(sys.modules[__package__], name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""Waiting for a job: what may block, and a thread of the shim does."""
+"""Waiting for a job: a call that may block, made by a thread of the shim."""
 
 from __future__ import annotations
 
@@ -17,10 +17,11 @@ if TYPE_CHECKING:
 
 
 def finish(handle: ShimHandle, begun: int, deadline: Deadline) -> Steps[int]:
-    """Wait for HANDLE's job, which has BEGUN with that outcome; return its own.
+    """Wait for the job of ``handle`` and return its outcome.
 
-    TimeoutError when DEADLINE passes first.  A caller that is interrupted just
-    leaves: the job goes on to its end, and what it returns is dropped.
+    ``begun`` is the outcome of beginning it; if that has failed, it is returned.
+    Raises TimeoutError if ``deadline`` passes first.  When the caller is interrupted,
+    the job runs on to its end, and its result is dropped.
     """
     if begun != lib.SHIM_OK:
         return begun
@@ -37,7 +38,7 @@ def finish(handle: ShimHandle, begun: int, deadline: Deadline) -> Steps[int]:
 
 
 def pause(seconds: float) -> Steps[None]:
-    """Wait SECONDS."""
+    """Wait for ``seconds``, where close() can end it."""
     handle, _owner = new_handle()
     with suppress(TimeoutError):
         yield from finish(handle, lib.shim_begin_pause(handle), Deadline(seconds))

@@ -1,16 +1,16 @@
 # SPDX-License-Identifier: MIT
-"""Where public names say that they come from."""
+"""The module that public names say they come from."""
 
 from __future__ import annotations
 
 
 def publish(module: str, *values: object) -> None:
-    """Have VALUES say that they are MODULE's, where users import them from.
+    """Set the ``__module__`` of ``values`` to the one that users import them from.
 
-    Tracebacks and pickles name it, and not one of the private modules.
+    Tracebacks and pickles then name that module and not a private one.
     """
     for value in values:
         value.__module__ = module
-        # A line of the private one's file, which only enumerations keep.
+        # A line number in the file of the private module, which enumerations keep.
         if "__firstlineno__" in vars(value):
             delattr(value, "__firstlineno__")

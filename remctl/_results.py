@@ -5,9 +5,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from enum import IntEnum
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
-from remctl._exceptions import RemctlProtocolError, RemctlStatusError
+from remctl._exceptions import RemctlError, RemctlProtocolError
 from remctl._public import publish
 
 Kind = Literal["output", "status", "error", "done"]
@@ -16,7 +16,7 @@ Kind = Literal["output", "status", "error", "done"]
 class Number(IntEnum):
     """An int with a name, which other programs see as the int."""
 
-    # As from Python 3.11 on; before, str() is the name.
+    # As IntEnum does it since Python 3.11.  In older versions str() gives the name.
     def __str__(self) -> str:
         """Return the number's digits."""
         return int.__repr__(self)
@@ -68,16 +68,16 @@ class RemctlOutput(NamedTuple):
 
 @dataclass
 class RemctlSimpleResult:
-    """What a command wrote and how it ended.
+    """The output and the exit status of a command.
 
-    ``stdout`` and ``stderr`` are None when nothing came on the stream.
+    ``stdout`` and ``stderr`` are None if nothing was written there.
     ``status`` is the command's exit status, 0 to 255 (32 bits on servers that
     speak protocol 1).
     """
 
     stdout: bytes | None = None
     stderr: bytes | None = None
-    # None, as in pyremctl, only where a caller makes one and does not say.
+    # None only in results that a caller makes without one, as in pyremctl.
     status: int = None  # type: ignore[assignment]
 
     def check(self) -> RemctlSimpleResult:
@@ -87,15 +87,32 @@ class RemctlSimpleResult:
         return self
 
 
+class RemctlStatusError(RemctlError):
+    """A command ended with a status other than 0: see RemctlSimpleResult.check().
+
+    ``result`` is the RemctlSimpleResult.
+    """
+
+    def __init__(self, result: RemctlSimpleResult) -> None:
+        """Keep the result; the text tells its status."""
+        super().__init__(f"command exited with status {result.status}")
+        self.args: tuple[Any, ...] = (result,)
+        self.result = result
+
+    def __repr__(self) -> str:
+        """Return the text without the result: output in a log may be very long."""
+        return f"{type(self).__name__}({self.value!r})"
+
+
 class Reply:
-    """Gathers the tokens of one command into its result."""
+    """Collects the output tokens of one command and makes the result of them."""
 
     def __init__(self) -> None:
-        """Start with no output."""
+        """Begin with no output."""
         self._pieces: dict[int | None, list[bytes]] = {1: [], 2: []}
 
     def add(self, token: RemctlOutput) -> RemctlSimpleResult | None:
-        """Add TOKEN; return the result when it was the last.
+        """Add ``token``; return the result if it was the last.
 
         Raises RemctlProtocolError for an error token.
         """
@@ -110,15 +127,17 @@ class Reply:
 
     @property
     def stdout(self) -> bytes | None:
-        """The standard output so far, None when nothing came."""
+        """The standard output so far, None if there is none."""
         return b"".join(self._pieces[Stream.STDOUT]) or None
 
     @property
     def stderr(self) -> bytes | None:
-        """The standard error so far, None when nothing came."""
+        """The standard error so far, None if there is none."""
         return b"".join(self._pieces[Stream.STDERR]) or None
 
 
-publish("remctl", Stream, ErrorCode, RemctlOutput, RemctlSimpleResult)
-# typing.get_type_hints() looks there for what is only here.
+publish(
+    "remctl", Stream, ErrorCode, RemctlOutput, RemctlSimpleResult, RemctlStatusError
+)
+# typing.get_type_hints() looks for names in remctl, where Kind is not.
 RemctlOutput.__annotations__["type"] = Kind

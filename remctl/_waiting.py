@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: MIT
 """What a connection waits for, and how a blocking caller waits.
 
-A connection's steps are generators that yield what they wait for, the Readiness of
-a descriptor or a TURN for others, and look for themselves afterwards whether it came
-or the deadline passed.  block() drives them in the calling thread, remctl.aio in an
-event loop.
+A connection's operations are generators, called steps.  They yield what they wait for:
+the Readiness of a descriptor, or the CHECKPOINT at which other tasks may run.  When
+they are resumed, they check themselves whether it is there or the deadline has passed.
+block() drives them in the calling thread, remctl.aio in an event loop.
 """
 
 from __future__ import annotations
@@ -26,43 +26,43 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
-# Waits are cut here, far below what poll() takes at most.
+# The most that one wait takes, in seconds: far below what poll() can take.
 LONGEST_WAIT = 3600.0
 
-# In the main thread they are cut here: Python looks for signals, and then
-# begins to wait, and a Ctrl-C between the two would not end the wait.
-LONGEST_DEAFNESS = 0.2
+# The same in the main thread.  A Ctrl-C that comes after Python's last check for
+# signals and before the system call does not end the wait: the next check notices it.
+SIGNAL_CHECK_INTERVAL = 0.2
 
 
 class Deadline:
-    """A moment of the monotonic clock, or never."""
+    """A point in time on the monotonic clock, or never."""
 
     def __init__(self, timeout: float) -> None:
-        """Set it TIMEOUT seconds from now, 0 for never."""
-        # Not Python's clock, which tests of users freeze.
+        """Expire ``timeout`` seconds from now; 0 means never."""
+        # Not Python's clock: libraries that freeze it for tests must not stop ours.
         self._when = lib.shim_now() + timeout if timeout else math.inf
 
     def left(self) -> float:
-        """Return the seconds until then, negative when it has passed."""
+        """Return the seconds that are left, a negative number if it has passed."""
         return self._when - lib.shim_now()
 
     def passed(self) -> bool:
         """Whether the deadline has passed."""
         return self.left() <= 0
 
-    def wait(self) -> float:
-        """Return how many seconds to wait at most, before looking again."""
+    def longest_wait(self) -> float:
+        """Return how many seconds to wait at most before the next check."""
         return min(max(self.left(), 0.0), LONGEST_WAIT)
 
 
-class Silence(Deadline):
-    """A deadline that moves on for as long as data is moving.
+class IdleDeadline(Deadline):
+    """A deadline that starts again whenever data has been sent or received.
 
-    It is measured to a tenth of the time-out.
+    It is accurate to a tenth of the time-out.
     """
 
     def __init__(self, handle: ShimHandle, timeout: float) -> None:
-        """Set it TIMEOUT seconds after the last octet over HANDLE's connection."""
+        """Expire ``timeout`` seconds after the last octet on the connection."""
         super().__init__(timeout)
         self._handle = handle
         self._timeout = timeout
@@ -76,15 +76,15 @@ class Silence(Deadline):
             super().__init__(self._timeout)
         return super().passed()
 
-    def wait(self) -> float:
-        """Return how many seconds to wait at most, before looking again."""
+    def longest_wait(self) -> float:
+        """Return how many seconds to wait at most before the next check."""
         if not self._timeout:
             return LONGEST_WAIT
-        return min(super().wait(), max(self._timeout / 10, 0.001))
+        return min(super().longest_wait(), max(self._timeout / 10, 0.001))
 
 
 class Readiness:
-    """Waits until a descriptor is ready for EVENTS of select.poll()."""
+    """A wait until a descriptor is ready."""
 
     def __init__(
         self,
@@ -93,7 +93,10 @@ class Readiness:
         deadline: Deadline,
         cancel: Callable[[], None] = lambda: None,
     ) -> None:
-        """Wait for EVENTS on FD until DEADLINE; CANCEL makes it ready from outside."""
+        """Wait for ``events`` of select.poll() on ``fd``, until ``deadline``.
+
+        ``cancel`` ends the wait from any thread, by making the descriptor ready.
+        """
         self.fd = fd
         self.events = events
         self.deadline = deadline
@@ -101,32 +104,32 @@ class Readiness:
         self.ready = False
 
     def block(self) -> None:
-        """Wait.  Signal handlers run meanwhile."""
-        seconds = self.deadline.wait()
+        """Wait.  Signal handlers run in the meantime."""
+        seconds = self.deadline.longest_wait()
         if _thread.get_ident() == threading.main_thread().ident:
-            seconds = min(seconds, LONGEST_DEAFNESS)
+            seconds = min(seconds, SIGNAL_CHECK_INTERVAL)
         self.ready = poll(self.fd, self.events, seconds)
 
 
-class Turn:
-    """Lets others have a turn, where they need the thread for it."""
+class Checkpoint:
+    """A wait for nothing, so that other tasks of an event loop can run."""
 
     def cancel(self) -> None:
-        """Do nothing: there is nothing to wait for."""
+        """Do nothing: this wait ends by itself."""
 
     def block(self) -> None:
-        """Do nothing: other threads have their turns anyway."""
+        """Do nothing: other threads run anyway."""
 
 
-TURN = Turn()
+CHECKPOINT = Checkpoint()
 
-Wait = Union[Readiness, Turn]
+Wait = Union[Readiness, Checkpoint]
 
 
 def poll(fd: int, events: int, seconds: float) -> bool:
-    """Return whether FD is ready for EVENTS, within SECONDS."""
-    # Looked up here: gevent puts its own in these places, and eventlet, which has
-    # no poll(), its own select().
+    """Wait for ``events`` on ``fd``; return whether they came within ``seconds``."""
+    # Looked up at each call, as gevent and eventlet replace these functions.
+    # eventlet removes poll() and has a select() of its own.
     if hasattr(select, "poll"):
         poller = select.poll()
         poller.register(fd, events)
@@ -136,7 +139,7 @@ def poll(fd: int, events: int, seconds: float) -> bool:
 
 
 def block(steps: Steps[T]) -> T:
-    """Drive STEPS to their end, blocking this thread, and return their result."""
+    """Drive ``steps`` to their end in this thread, and return their result."""
     try:
         while True:
             next(steps).block()

@@ -2,24 +2,25 @@
 """The asyncio twin: remctl() for one command, Remctl for a connection.
 
 The names, arguments, results and exceptions are those of the blocking
-interface.  What blocks there is awaited here; what does not block there is an
-ordinary method here, too.
+interface.  What blocks there is a coroutine here; what does not block there is
+an ordinary method here, too.
 
-How it waits: the socket is watched by the event loop itself (add_reader), so
-that a connection that waits for a slow command, for a server to answer, or for
-the rest of a token holds no thread.  A token is read in the loop's thread when
-all of it is there, and a command is sent there when it fits the socket's
-buffer.  What libremctl can only do by blocking is done by threads of C, which
-know nothing of Python: the name service; the handshake with the KDC and the
-server; noop(), and a command or a token that is larger than the socket's
-buffer; and protocol 1.  A process has as many of them as such calls are under
-way, 4,096 at most, beyond which calls wait for one to end.  When the system has
-no thread left to give, a call raises RemctlError at once.
+How it waits: the event loop itself watches the socket (add_reader), so a
+connection that waits for a slow command, for a server to answer, or for the
+rest of a token needs no thread.  A token is read in the loop's thread when all
+of it is there, and a command is sent there when it fits the socket's buffer.
+For what libremctl can do only by blocking there are threads in C, which never
+run Python code: the name service; the handshake with the KDC and the server;
+noop(), and a command or a token that is larger than the socket's buffer; and
+protocol 1.  A process has as many of these threads as there are such calls,
+4,096 at most; more calls wait until one ends.  If the system cannot start
+another thread, the call raises RemctlError at once.
 
-A task that is cancelled leaves at once.  The connection's socket is shut down,
-the object is not open, and a thread that is inside libremctl ends by itself;
-one that waits for the name service or the KDC when these do, and one that
-serves protocol 1 when the server does, or two seconds after the time-out.
+A task that is cancelled ends at once: the connection's socket is shut down, and
+the object is not open any more.  This ends a thread that is inside libremctl,
+too, but not always at once: a thread that waits for the name service or the KDC
+ends when these answer or give up, and one that serves protocol 1 when the
+server answers or hangs up, or two seconds after the time-out.
 
 Works with any event loop that has add_reader(), uvloop's too.
 """
@@ -76,26 +77,27 @@ async def remctl(
     except RemctlProtocolError:
         raise
     except RemctlError as error:
-        # Not from the error itself, which would be shown with the same text.
+        # Not from the error itself: a traceback would show the same text twice.
         raise RemctlProtocolError(error.value) from error.__cause__
 
 
 class Remctl(RemctlBase):
     """A connection to a remctl server, for any number of commands.
 
-    With ``host``, entering it with ``async with`` calls open(); the other
-    arguments are those of remctl.Remctl.  It closes the connection at the end,
-    and iterates over the output tokens of the current command with ``async
-    for``.
+    If ``host`` is given, ``async with`` calls open() when it begins.  The other
+    arguments are those of remctl.Remctl.  At its end ``async with`` closes the
+    connection.  ``async for`` iterates over the output tokens of the current
+    command.
 
-    Any number of tasks may use an object: one call at a time has the
-    connection, others wait for it, but close(), error(), opened and the
-    setters never wait, and may be called from any thread.  While a call is
-    under way, the object belongs to that call's event loop.
+    Any number of tasks may use an object.  One call at a time uses the
+    connection and others wait for it, but close(), error(), opened and the
+    setters never wait, and may be called from any thread.  As long as a call is
+    in progress, the object belongs to that call's event loop.
 
-    When a call is left by an exception, by being cancelled too, the connection
-    is closed unless it is certain to be in step with the server.  The next
-    call then raises RemctlNotOpenedError, and open() opens a new one.
+    When a call ends with an exception, cancellation included, the connection is
+    closed unless it is certain that no part of a command or a reply is left on
+    it.  The next call then raises RemctlNotOpenedError, and open() opens a new
+    connection.
     """
 
     def __init__(
@@ -207,59 +209,59 @@ class Remctl(RemctlBase):
     async def _exclusively(
         self, function: Callable[..., Steps[T]], *arguments: object
     ) -> T:
-        """Drive FUNCTION's steps while no other task uses the connection."""
-        home = self._home
+        """Drive the steps of ``function`` while no other task uses the connection."""
+        state = self._loop_state
         lock = self._lock_of_this_loop()
         async with lock:
-            if home.lock is not lock:
+            if state.lock is not lock:
                 raise RuntimeError("another event loop has taken the object over")
             self._drop_inherited()
-            closes = self._closes
+            close_count = self._close_count
             try:
                 result = await drive(function(*arguments))
             except BaseException as error:
-                if home.lock is lock:  # else the connection is another loop's
-                    if self._closes == closes:
-                        self._note(error)
+                if state.lock is lock:  # otherwise the connection is another loop's
+                    if self._close_count == close_count:
+                        self._record(error)
                     self._drop_broken(interrupted=not isinstance(error, RemctlError))
                 raise
             self._error = NO_ERROR
             return result
 
     def _lock_of_this_loop(self) -> asyncio.Lock:
-        loop, home = asyncio.get_running_loop(), self._home
-        if home.lock is None or home.loop is not loop:
+        loop, state = asyncio.get_running_loop(), self._loop_state
+        if state.lock is None or state.loop is not loop:
             if self._in_use():
-                if home.loop is not None and home.loop.is_running():
+                if state.loop is not None and state.loop.is_running():
                     raise RuntimeError("the object is in use in another event loop")
                 self.close()  # its loop was stopped in the middle of a call
-            home.loop, home.lock = loop, asyncio.Lock()
-        return home.lock
+            state.loop, state.lock = loop, asyncio.Lock()
+        return state.lock
 
     def _in_use(self) -> bool:
-        """Whether a call on this object is under way."""
-        lock = self._home.lock
+        """Whether a call on this object is in progress."""
+        lock = self._loop_state.lock
         return lock is not None and lock.locked()
 
     @property
-    def _home(self) -> Home:
-        return self._of_this_process(Home)
+    def _loop_state(self) -> LoopState:
+        return self._of_this_process(LoopState)
 
 
-class Home:
-    """The event loop in which an object was used last, and its lock for calls."""
+class LoopState:
+    """The event loop in which an object was last used, and the lock for its calls."""
 
     def __init__(self) -> None:
-        """Belong to no loop."""
+        """Begin with no loop."""
         self.loop: asyncio.AbstractEventLoop | None = None
         self.lock: asyncio.Lock | None = None
 
 
 class Tokens:
-    """The tokens of a Remctl's current command."""
+    """An iterator over the output tokens of a Remctl's current command."""
 
     def __init__(self, client: Remctl) -> None:
-        """Read CLIENT's tokens."""
+        """Read the tokens of ``client``."""
         self._client = client
         self._ended = False
 

@@ -682,7 +682,8 @@ HAZARDS: dict[int, Hazard] = {
                 "_connection.py",
                 {
                     "lib.shim_begin_open(handle), deadline)": (
-                        "lib.shim_begin_open(handle), Silence(handle, deadline.left()))"
+                        "lib.shim_begin_open(handle), "
+                        "IdleDeadline(handle, deadline.left()))"
                     )
                 },
             ),
@@ -864,7 +865,7 @@ HAZARDS: dict[int, Hazard] = {
             "client/test_in_step.py::test_noop_after_it",
         ],
         [
-            Removal("_connection.py", {" or not self._in_step:": ":"}),
+            Removal("_connection.py", {" or self._needs_noop:": ":"}),
             Removal("_shim.c", {"#define MOST_ASKED 16": "#define MOST_ASKED 1"}),
         ],
     ),

@@ -7,7 +7,7 @@ import asyncio
 from typing import TYPE_CHECKING
 
 from remctl import RemctlError, aio
-from remctl._waiting import LONGEST_DEAFNESS
+from remctl._waiting import SIGNAL_CHECK_INTERVAL
 from remctl.cli._output import LabelledOutput
 from remctl.cli._process import SERVER_ERROR, complain, exit_on_interrupt
 from remctl.cli._progress import ProgressBar
@@ -50,7 +50,7 @@ async def run_hosts(options: Options, bar: ProgressBar) -> list[int | None]:
         while pending:
             # With a time-out: a Ctrl-C just before the loop waits would not end it.
             done, pending = await asyncio.wait(
-                pending, timeout=LONGEST_DEAFNESS, return_when=asyncio.FIRST_EXCEPTION
+                pending, timeout=SIGNAL_CHECK_INTERVAL, return_when=asyncio.FIRST_EXCEPTION
             )
             for task in done:
                 task.result()  # raises what ends all hosts: output cannot be written

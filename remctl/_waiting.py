@@ -40,11 +40,11 @@ class Deadline:
     def __init__(self, timeout: float) -> None:
         """Set it TIMEOUT seconds from now, 0 for never."""
         # Not Python's clock, which tests of users freeze.
-        self._when = lib.shim_now() + timeout if timeout else math.inf
+        self._when = lib.shim_now() + timeout if timeout else math.inf  # guard 50a
 
     def left(self) -> float:
         """Return the seconds until then, negative when it has passed."""
-        return self._when - lib.shim_now()
+        return self._when - lib.shim_now()  # guard 50b
 
     def passed(self) -> bool:
         """Whether the deadline has passed."""

@@ -124,7 +124,7 @@ class RemctlBase:
         if seconds < 0:
             self._error = f"invalid timeout {timeout}"
             raise RemctlError(self._error)
-        self._timeout = seconds
+        self._timeout = seconds  # guard 51b
         self._error = NO_ERROR
 
     def close(self) -> None:
@@ -188,7 +188,7 @@ class RemctlBase:
         A forked child begins anew: a thread that it does not have may be holding its
         parent's lock.  All threads of a process get the same.
         """
-        process = lib.shim_process()
+        process = lib.shim_process()  # guard 47e
         if process not in self._in_process:
             self._in_process.setdefault(process, make())
         return self._in_process[process]  # type: ignore[no-any-return]
@@ -224,9 +224,11 @@ class RemctlBase:
     def _drop_broken(self, interrupted: bool = False) -> None:
         """Close the connection if nobody knows what is on the wire."""
         connection = self._connection
-        if connection is not None and (
-            connection.broken or (interrupted and connection.pending)
-        ):
+        if connection is None:
+            return
+        broken = connection.broken  # guard 5, 35
+        unread = interrupted and connection.pending  # guard 45
+        if broken or unread:
             connection.close()
             self._connection = None
 

@@ -316,7 +316,7 @@ class Remctl(RemctlBase):
         """Call FUNCTION while no other thread uses the connection."""
         lock = self._lock
         while lock._is_owned():  # type: ignore[attr-defined]  # noqa: SLF001
-            if self._interrupted_call():
+            if self._interrupted_call():  # guard 59
                 raise RemctlError("the object is in use by the interrupted call")
             if self._is_waiting():
                 # gevent and eventlet switch there, and greenlets that have this lock
@@ -328,7 +328,7 @@ class Remctl(RemctlBase):
             # Left behind: on PyPy and CPython 3.9 an interrupt can come between
             # the end of a with block and the release of its lock.
             lock.release()
-        with lock:
+        with lock:  # guard 6
             self._drop_inherited()
             self._drop_broken()  # where a second interrupt kept us from it
             closes = self._closes

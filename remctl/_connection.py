@@ -66,7 +66,7 @@ class Connection:
         self.in_flight = True  # opening it
         self.must_finish = False
         self._server = server
-        self._ccache = ccache
+        self._ccache = ccache  # guard 29
         self._source_ip = source_ip
         # Looked up once: a retry is not to wait for the name service again.
         self._addresses: list[Address] | None = None
@@ -95,7 +95,10 @@ class Connection:
 
         Who drives the steps must close the connection then.
         """
-        return self.in_flight or (self.pending and self.must_finish)
+        return (
+            self.in_flight  # guard 4, 31
+            or (self.pending and self.must_finish)
+        )
 
     @property
     def usable(self) -> bool:
@@ -130,7 +133,7 @@ class Connection:
             self._protocol1_ccache = os.environ.get("KRB5CCNAME")
         host = self._server.host
         port = yield from self._connect(timeout, sock)
-        deadline = Deadline(timeout)
+        deadline = Deadline(timeout)  # guard 48a, 49
         for longest_pause in (*PAUSES, None):
             handle = self._open_handle()
             outcome = yield from self._in_time(
@@ -173,11 +176,11 @@ class Connection:
 
     def command_now(self, arguments: list[bytes], must_finish: bool) -> bool:
         """Send a command (remctl_commandv); False if that takes waiting."""
-        self._check_no_reply_pending()
-        self._check_identity()
+        self._check_no_reply_pending()  # guard 30
+        self._check_identity()  # guard 19b
         self.must_finish = must_finish
-        self.in_flight = True
-        if self._protocol1_port is not None or not self._in_step:
+        self.in_flight = True  # guard 36
+        if self._protocol1_port is not None or not self._in_step:  # guard 64a
             return False
         return self._send_now(arguments)
 
@@ -214,7 +217,7 @@ class Connection:
 
     def output_now(self) -> RemctlOutput | None:
         """Return the next token (remctl_output), None if that takes waiting."""
-        if not self.pending:
+        if not self.pending:  # guard 40
             return DONE
         self.in_flight = True
         if self._just_sent:
@@ -251,7 +254,7 @@ class Connection:
         try:
             outcome = self._missing
             while outcome == SHIM_WAIT:
-                if deadline.passed():
+                if deadline.passed():  # guard 43
                     silence = lib.shim_silence(handle)
                     if not 0 <= silence < timeout:
                         raise RemctlTimeoutError(f"error {stalled}")
@@ -277,10 +280,10 @@ class Connection:
 
     def noop(self, timeout: float) -> Steps[bool]:
         """Exchange NOOP messages (remctl_noop); False if the server cannot."""
-        self._check_no_reply_pending()
+        self._check_no_reply_pending()  # guard 39
         if self._protocol1_port is not None:
             return False
-        self.in_flight = True
+        self.in_flight = True  # guard 21
         answered = yield from self._exchange_noop(timeout)
         self.in_flight = False
         return answered
@@ -371,7 +374,7 @@ class Connection:
                 f"{self._server.host} speaks protocol 1, which takes a connection "
                 "for each command: sock cannot serve it"
             )
-        self._refuse_downgrade(port)
+        self._refuse_downgrade(port)  # guard 22
         self._protocol1_port = port
 
     def _refuse_downgrade(self, port: int) -> None:
@@ -396,7 +399,7 @@ class Connection:
 
     def _open_protocol1(self, port: int, timeout: float) -> Steps[ShimHandle]:
         self._refuse_downgrade(port)
-        handle = self._new_handle(-1, self._protocol1_ccache)
+        handle = self._new_handle(-1, self._protocol1_ccache)  # guard 19a
         # libremctl's time-out comes after ours: it only ends what we have left.
         library_timeout = math.ceil(timeout) + 2 if 0 < timeout < 1e9 else 0
         begun = lib.shim_begin_open_protocol1(handle, port, library_timeout)
@@ -416,17 +419,17 @@ class Connection:
         if kind == lib.REMCTL_OUT_DONE:
             raise RemctlError("the server's reply has no status")
         length = handle.length
-        data = ffi.unpack(handle.data, length) if length else b""
+        data = ffi.unpack(handle.data, length) if length else b""  # guard 15
         if kind == OUTPUT:
-            token = RemctlOutput("output", data, STREAMS[handle.stream])
+            token = RemctlOutput("output", data, STREAMS[handle.stream])  # guard 14
         else:
             if kind == lib.REMCTL_OUT_STATUS:
                 token = RemctlOutput("status", status=handle.status)
             else:
-                code = handle.code
-                token = RemctlOutput("error", data, error=ERROR_CODES.get(code, code))
+                code = ERROR_CODES.get(handle.code, handle.code)  # guard 53a
+                token = RemctlOutput("error", data, error=code)
                 # The server may have an error for each token of the command.
-                self._out_of_step = bool(handle.many_tokens)
+                self._out_of_step = bool(handle.many_tokens)  # guard 37b
                 self._in_step = self._protocol1_port is not None
             self.pending = False
             if self._out_of_step or self._protocol1_port is not None:

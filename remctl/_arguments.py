@@ -40,18 +40,18 @@ class Server(NamedTuple):
 def server(host: str, port: Port = None, principal: str | None = None) -> Server:
     """Check the arguments that name a server."""
     host = text("host", host)
-    if not host:
+    if not host:  # guard 10b
         raise ValueError("host must not be empty")
     if principal is not None:
-        principal = text("principal", principal) or None
+        principal = text("principal", principal) or None  # guard 27
     return Server(ascii_host(host), port_number(port), principal)
 
 
 def text(name: str, value: str) -> str:
     """Check a string for C: it has no NUL and can be encoded as UTF-8."""
-    if not isinstance(value, str):
+    if not isinstance(value, str):  # guard 10a
         raise TypeError(f"{name} must be a str, not {type(value).__name__}")
-    if "\0" in value:
+    if "\0" in value:  # guard 20
         raise ValueError(f"{name} must not contain NUL")
     value.encode("utf-8", "surrogateescape")
     return value
@@ -69,7 +69,7 @@ def cache_name(ccache: Ccache) -> str:
 
 def ascii_host(host: str) -> str:
     """Return ``host`` as it is given both to the name service and to Kerberos."""
-    return host if host.isascii() else host.encode("idna").decode("ascii")
+    return host if host.isascii() else host.encode("idna").decode("ascii")  # guard 62
 
 
 def port_number(port: Port) -> int:
@@ -105,7 +105,7 @@ def seconds(timeout: Any) -> float:
         number = math.inf
     except (TypeError, ValueError):
         raise TypeError(f"timeout must be a number: {timeout!r}") from None
-    if not math.isfinite(number):
+    if not math.isfinite(number):  # guard 51a
         raise ValueError(f"timeout must be finite: {timeout!r}")
     return number
 
@@ -123,12 +123,12 @@ def connected_socket(sock: socket.socket) -> socket.socket:
     plain = isinstance(sock, (_socket.socket, socket.socket))
     if not plain or hasattr(sock, "do_handshake"):  # as all TLS sockets have
         raise TypeError(f"sock must be a plain socket, not {type(sock).__name__}")
-    if sock.fileno() < 0:
+    if sock.fileno() < 0:  # guard 11a
         raise ValueError("sock must be open")
-    if sock.type != socket.SOCK_STREAM:
+    if sock.type != socket.SOCK_STREAM:  # guard 11b
         raise ValueError("sock must be a stream socket")
     try:
-        sock.getpeername()
+        sock.getpeername()  # guard 11c
     except OSError:
         raise ValueError("sock must be connected") from None
     return sock
@@ -143,11 +143,11 @@ def command(command: Iterable[object]) -> list[bytes]:
     except TypeError:
         raise TypeError("command must be a sequence or iterator") from None
     arguments = [argument(item, number) for number, item in enumerate(items)]
-    if not arguments:
+    if not arguments:  # guard 55
         raise ValueError("command must not be empty")
     # The message has the number of arguments, and the length of each, in 4 octets.
     size = 4 + 4 * len(arguments) + sum(map(len, arguments))
-    if size > MAX_COMMAND:
+    if size > MAX_COMMAND:  # guard 37a
         raise ValueError(f"command too large: {size} octets, at most {MAX_COMMAND}")
     return arguments
 
@@ -159,7 +159,7 @@ def argument(item: object, number: int) -> bytes:
     if isinstance(item, bytes):
         return item
     if isinstance(item, (bytearray, memoryview)):
-        return bytes(item)
+        return bytes(item)  # guard 61
     if isinstance(item, os.PathLike):
         return os.fsencode(item)
     text = value_text(item)

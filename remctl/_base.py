@@ -131,7 +131,7 @@ class RemctlBase:
         if seconds < 0:
             self._error = f"invalid timeout {timeout}"
             raise RemctlError(self._error)
-        self._timeout = seconds
+        self._timeout = seconds  # guard 51b
         self._error = NO_ERROR
 
     def close(self) -> None:
@@ -197,7 +197,7 @@ class RemctlBase:
         All threads of a process get the same one.  A forked child makes its own: locks
         held by other threads of the parent are never released in the child.
         """
-        process = lib.shim_process()
+        process = lib.shim_process()  # guard 47e
         if process not in self._in_process:
             self._in_process.setdefault(process, make())
         return self._in_process[process]  # type: ignore[no-any-return]
@@ -236,9 +236,11 @@ class RemctlBase:
     def _drop_broken(self, interrupted: bool = False) -> None:
         """Close the connection if half-sent or unread data may be left on it."""
         connection = self._connection
-        if connection is not None and (
-            connection.broken or (interrupted and connection.pending)
-        ):
+        if connection is None:
+            return
+        broken = connection.broken  # guard 5, 35
+        unread = interrupted and connection.pending  # guard 45
+        if broken or unread:
             connection.close()
             self._connection = None
 

@@ -317,7 +317,7 @@ class Remctl(RemctlBase):
         """Call ``function`` while no other thread uses the connection."""
         lock = self._lock
         while holds(lock):
-            if self._interrupted_call():
+            if self._interrupted_call():  # guard 59
                 raise RemctlError("the object is in use by the interrupted call")
             if self._is_waiting():
                 # Under gevent and eventlet, a wait switches greenlets.  A lock that was
@@ -330,7 +330,7 @@ class Remctl(RemctlBase):
             # On PyPy and CPython 3.9, an interrupt between the end of a with block and
             # the release of its lock leaves the lock held.
             lock.release()
-        with lock:
+        with lock:  # guard 6
             self._drop_inherited()
             self._drop_broken()  # if a second interrupt has kept a call from it
             close_count = self._close_count

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     Address = tuple[int, tuple[Any, ...]]
     Socket = Union[_socket.socket, socket.socket]
 
-STDERR_FILENO = 2
+STDERR_FILENO = 2  # guard 63c
 
 
 def resolve(
@@ -42,7 +42,7 @@ def resolve(
     family = None
     if source_ip is not None:
         try:
-            family = source_family(source_ip)
+            family = source_family(source_ip)  # guard 56
         except ValueError as error:
             raise RemctlError(f"{cannot_connect(server)}: {error}") from None
     found = yield from look_up(server.host, timeout)
@@ -95,7 +95,7 @@ def look_up(host: str, timeout: float) -> Steps[list[Address]]:
     handle, _owner = new_handle()
     begun = lib.shim_begin_look_up(handle, name)
     try:
-        outcome = yield from finish(handle, begun, Deadline(timeout))
+        outcome = yield from finish(handle, begun, Deadline(timeout))  # guard 48b
     except TimeoutError as error:
         raise failure(f"unknown host {host}", error) from None
     if outcome == lib.SHIM_NO_MEMORY:

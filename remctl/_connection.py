@@ -70,7 +70,7 @@ class Connection:
         self.in_flight = True  # until open() has succeeded
         self.must_finish = False
         self._server = server
-        self._ccache = ccache
+        self._ccache = ccache  # guard 29
         self._source_ip = source_ip
         # Kept, so that another attempt does not wait for the name service again.
         self._addresses: list[Address] | None = None
@@ -101,7 +101,10 @@ class Connection:
 
         The caller that drives the steps must then close the connection.
         """
-        return self.in_flight or (self.pending and self.must_finish)
+        return (
+            self.in_flight  # guard 4, 31
+            or (self.pending and self.must_finish)
+        )
 
     @property
     def usable(self) -> bool:
@@ -136,7 +139,7 @@ class Connection:
             self._protocol1_ccache = os.environ.get("KRB5CCNAME")
         host = self._server.host
         port = yield from self._connect(timeout, sock)
-        deadline = Deadline(timeout)
+        deadline = Deadline(timeout)  # guard 48a, 49
         for longest_pause in (*PAUSES, None):
             handle = self._open_handle()
             outcome = yield from self._in_time(
@@ -182,11 +185,11 @@ class Connection:
 
         The caller must then drive command_later().
         """
-        self._check_no_reply_pending()
-        self._check_identity()
+        self._check_no_reply_pending()  # guard 30
+        self._check_identity()  # guard 19b
         self.must_finish = must_finish
-        self.in_flight = True
-        if self._protocol1_port is not None or self._needs_noop:
+        self.in_flight = True  # guard 36
+        if self._protocol1_port is not None or self._needs_noop:  # guard 64a
             return False
         return self._send_now(arguments)
 
@@ -229,7 +232,7 @@ class Connection:
 
         The caller must then drive output_later().
         """
-        if not self.pending:
+        if not self.pending:  # guard 40
             return DONE
         self.in_flight = True
         if self._availability == SHIM_WAIT:
@@ -265,7 +268,7 @@ class Connection:
         try:
             outcome, self._availability = self._availability, UNKNOWN
             while outcome == SHIM_WAIT:
-                if deadline.passed():
+                if deadline.passed():  # guard 43
                     silence = lib.shim_silence(handle)
                     if not 0 <= silence < timeout:
                         raise RemctlTimeoutError(f"error {message}")
@@ -287,10 +290,10 @@ class Connection:
 
     def noop(self, timeout: float) -> Steps[bool]:
         """Exchange NOOP messages (remctl_noop); return False if the server cannot."""
-        self._check_no_reply_pending()
+        self._check_no_reply_pending()  # guard 39
         if self._protocol1_port is not None:
             return False
-        self.in_flight = True
+        self.in_flight = True  # guard 21
         answered = yield from self._exchange_noop(timeout)
         self.in_flight = False
         return answered
@@ -381,7 +384,7 @@ class Connection:
                 f"{self._server.host} speaks protocol 1, which takes a connection "
                 "for each command: sock cannot serve it"
             )
-        self._refuse_downgrade(port)
+        self._refuse_downgrade(port)  # guard 22
         self._protocol1_port = port
 
     def _refuse_downgrade(self, port: int) -> None:
@@ -406,7 +409,7 @@ class Connection:
 
     def _open_protocol1(self, port: int, timeout: float) -> Steps[ShimHandle]:
         self._refuse_downgrade(port)
-        handle = self._new_handle(-1, self._protocol1_ccache)
+        handle = self._new_handle(-1, self._protocol1_ccache)  # guard 19a
         # Later than our time-out: libremctl's own only ends calls that were abandoned.
         library_timeout = math.ceil(timeout) + 2 if 0 < timeout < 1e9 else 0
         begun = lib.shim_begin_open_protocol1(handle, port, library_timeout)
@@ -426,16 +429,16 @@ class Connection:
         if kind == lib.REMCTL_OUT_DONE:
             raise RemctlError("the server's reply has no status")
         length = handle.length
-        data = ffi.unpack(handle.data, length) if length else b""
+        data = ffi.unpack(handle.data, length) if length else b""  # guard 15
         if kind == OUTPUT:
-            token = RemctlOutput("output", data, STREAMS[handle.stream])
+            token = RemctlOutput("output", data, STREAMS[handle.stream])  # guard 14
         else:
             if kind == lib.REMCTL_OUT_STATUS:
                 token = RemctlOutput("status", status=handle.status)
             else:
-                code = handle.code
-                token = RemctlOutput("error", data, error=ERROR_CODES.get(code, code))
-                self._out_of_step = bool(handle.many_tokens)
+                code = ERROR_CODES.get(handle.code, handle.code)  # guard 53a
+                token = RemctlOutput("error", data, error=code)
+                self._out_of_step = bool(handle.many_tokens)  # guard 37b
                 self._needs_noop = self._protocol1_port is None
             self.pending = False
             if self._out_of_step or self._protocol1_port is not None:

@@ -37,7 +37,7 @@ def to_text(pointer: CData) -> str:
     """Return C's text; no server can make it undecodable."""
     if pointer == ffi.NULL:
         return ""
-    return ffi.string(pointer).decode("utf-8", "backslashreplace")
+    return ffi.string(pointer).decode("utf-8", "backslashreplace")  # guard 52
 
 
 def new_handle() -> tuple[ShimHandle, CData]:
@@ -47,8 +47,8 @@ def new_handle() -> tuple[ShimHandle, CData]:
     the finalizers of other objects there have run, and these may still use it: the
     first is the memory, which stays as long as anybody has it.
     """
-    handle = ffi.new("shim_handle *")
-    return handle, ffi.gc(handle, lib.shim_free, CONNECTION_SIZE)
+    handle = ffi.new("shim_handle *")  # guard 65a
+    return handle, ffi.gc(handle, lib.shim_free, CONNECTION_SIZE)  # guard 65b
 
 
 def new_connection(

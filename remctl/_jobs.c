@@ -28,7 +28,7 @@
 
 /* Descriptors 0 to 2 may be closed, as a daemon's are.  Nothing of ours takes their
  * places: the first message of a C library would go there. */
-#define FIRST_DESCRIPTOR 3
+#define FIRST_DESCRIPTOR 3 /* guard 63a */
 
 /* A handshake with MIT Kerberos, its KDC's part included, was seen to touch 24 KiB of
  * stack (x86-64).  Plugins of libkrb5 and of the name service may need more. */
@@ -170,7 +170,7 @@ close_descriptors(struct job *job)
 static void
 leave_job(struct job *job)
 {
-    if (atomic_fetch_sub(&job->users, 1) == 1)
+    if (atomic_fetch_sub(&job->users, 1) == 1) /* guard 66 */
         job->free(job);
 }
 
@@ -266,6 +266,28 @@ start_thread(void)
     return error;
 }
 
+/* Under the mutex: leave JOB to a thread.  Returns 0 or an errno. */
+static int
+queue_job(struct job *job)
+{
+    int error = 0;
+
+    if (jobs.waiting >= jobs.parked && jobs.threads < MOST_THREADS)
+        error = start_thread(); /* guard 68 */
+    if (error != 0)
+        return error;
+    atomic_store(&job->users, 2);
+    job->next = NULL;
+    if (jobs.last != NULL)
+        jobs.last->next = job;
+    else
+        jobs.first = job;
+    jobs.last = job;
+    jobs.waiting++;
+    pthread_cond_signal(&jobs.queued);
+    return 0;
+}
+
 /* Begin JOB, whose run, free and nothing else is set.  Returns 0, or an errno when
  * there is no descriptor or no thread to be had; the job is freed then. */
 static int
@@ -287,22 +309,10 @@ begin_job(struct job *job)
     if (job->older != NULL)
         job->older->younger = job;
     jobs.youngest = job;
-    if (job->run != NULL) {
-        if (jobs.waiting >= jobs.parked && jobs.threads < MOST_THREADS)
-            error = start_thread();
-        if (error == 0) {
-            atomic_store(&job->users, 2);
-            job->next = NULL;
-            if (jobs.last != NULL)
-                jobs.last->next = job;
-            else
-                jobs.first = job;
-            jobs.last = job;
-            jobs.waiting++;
-            pthread_cond_signal(&jobs.queued);
-        } else
-            close_descriptors(job);
-    }
+    if (job->run != NULL)
+        error = queue_job(job); /* guard 26, 41 */
+    if (error != 0)
+        close_descriptors(job);
     pthread_mutex_unlock(&jobs.mutex);
     if (error != 0)
         job->free(job);
@@ -368,10 +378,10 @@ forget_jobs(void)
 
     for (job = jobs.youngest; job != NULL; job = older) {
         older = job->older;
-        forget_job(job);
+        forget_job(job); /* guard 67a */
     }
     jobs.queued = none_waiting;
     jobs.first = jobs.last = NULL;
-    jobs.waiting = jobs.threads = jobs.parked = 0;
+    jobs.waiting = jobs.threads = jobs.parked = 0; /* guard 67b */
     pthread_mutex_unlock(&jobs.mutex);
 }

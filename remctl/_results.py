@@ -118,7 +118,7 @@ class Reply:
         """
         output = token.output or b""
         if token.type == "error":
-            message = output.decode("utf-8", "backslashreplace")
+            message = output.decode("utf-8", "backslashreplace")  # guard 53b
             raise RemctlProtocolError(message, token.error)
         if token.type == "output":
             self._pieces[token.stream].append(output)

@@ -328,7 +328,9 @@ shim_now(void)
 static bool
 belongs_to_this_process(const shim_connection *c)
 {
-    return c->generation == generation && c->pid == getpid();
+    if (c->generation != generation) /* guard 47a */
+        return false;
+    return c->pid == getpid(); /* guard 47b */
 }
 
 
@@ -353,7 +355,7 @@ hold_signals(struct signal_guard *guard)
 {
     sigset_t all;
 
-    sigfillset(&all);
+    sigfillset(&all); /* guard 42 */
     sigdelset(&all, SIGBUS);
     sigdelset(&all, SIGFPE);
     sigdelset(&all, SIGILL);
@@ -365,7 +367,7 @@ hold_signals(struct signal_guard *guard)
 static void
 release_signals(const struct signal_guard *guard)
 {
-    if (!guard->sigpipe_was_pending && sigpipe_pending()) {
+    if (!guard->sigpipe_was_pending && sigpipe_pending()) { /* guard 44 */
         sigset_t sigpipe;
 
         sigemptyset(&sigpipe);
@@ -390,7 +392,7 @@ static int
 fail_with(struct results *results, const char *text)
 {
     free(results->error);
-    results->error = strdup(text);
+    results->error = strdup(text); /* guard 9b */
     return results->error == NULL ? SHIM_NO_MEMORY : SHIM_FAILED;
 }
 
@@ -453,7 +455,7 @@ take_belongings(shim_connection *c)
     taken.fd = atomic_load(&c->fd);
     taken.library_fd = c->library_fd;
     c->remctl = NULL;
-    c->host = c->principal = NULL;
+    c->host = c->principal = NULL; /* guard 47d */
     atomic_store(&c->fd, -1);
     c->library_fd = -1;
     pthread_mutex_unlock(&calls.mutex);
@@ -478,7 +480,7 @@ let_go(const shim_connection *c, const struct belongings *taken)
     free(taken->principal);
     if (is_our_socket(c, taken->library_fd))
         close(taken->library_fd);
-    if (is_our_socket(c, taken->fd))
+    if (is_our_socket(c, taken->fd)) /* guard 47c */
         close(taken->fd);
 }
 
@@ -506,19 +508,19 @@ end_connection(shim_connection *c)
     }
     begin_call(c);
     taken = take_belongings(c);
-    if (taken.fd >= 0 && !is_our_socket(c, taken.fd)) {
+    if (taken.fd >= 0 && !is_our_socket(c, taken.fd)) { /* guard 12b */
         let_go(c, &taken);
         end_call(c);
         return;
     }
     if (taken.fd >= 0
         && !(c->idle && fits_send_buffer(taken.fd, TOKEN_OVERHEAD)))
-        shutdown(taken.fd, SHUT_RDWR);
+        shutdown(taken.fd, SHUT_RDWR); /* guard 46 */
     hold_signals(&guard);
-    remctl_close(taken.remctl);
+    remctl_close(taken.remctl); /* guard 16 */
     release_signals(&guard);
     free(taken.host);
-    free(taken.principal);
+    free(taken.principal); /* guard 18b */
     if (!c->handed_over && taken.library_fd >= 0)
         close(taken.library_fd);
     if (taken.fd >= 0)
@@ -783,7 +785,7 @@ copy_or_null(const char *text, bool *failed)
 static int
 duplicate(int fd, bool *failed)
 {
-    int copy = fcntl(fd, F_DUPFD_CLOEXEC, FIRST_DESCRIPTOR);
+    int copy = fcntl(fd, F_DUPFD_CLOEXEC, FIRST_DESCRIPTOR); /* guard 57 */
 
     if (copy < 0)
         *failed = true;
@@ -821,7 +823,7 @@ shim_init(shim_handle *h, int socket, const char *host, const char *principal,
     begin_call(c);
     h->connection = c;
     c->host = copy_or_null(host, &failed);
-    c->principal = copy_or_null(principal, &failed);
+    c->principal = copy_or_null(principal, &failed); /* guard 18a */
     c->remctl = remctl_new();
     if (c->remctl == NULL)
         failed = true;
@@ -835,7 +837,7 @@ shim_init(shim_handle *h, int socket, const char *host, const char *principal,
     if (!failed && socket >= 0) {
         atomic_store(&c->fd, duplicate(socket, &failed));
         if (!failed)
-            c->library_fd = duplicate(socket, &failed);
+            c->library_fd = duplicate(socket, &failed); /* guard 12a */
     }
     end_call(c);
     return !failed;
@@ -849,10 +851,10 @@ close_connection(shim_connection *c)
         return;
     }
     if (atomic_exchange(&c->closing, true))
-        return;
+        return; /* guard 8 */
     if (atomic_load(&c->users) > 1 && c->fd >= 0)
-        shutdown(c->fd, SHUT_RDWR);
-    release_connection(c);
+        shutdown(c->fd, SHUT_RDWR); /* guard 7b */
+    release_connection(c); /* guard 7a */
 }
 
 /* End the connection, from any thread, without blocking.  Whoever is inside
@@ -876,7 +878,7 @@ static void
 shim_free(shim_handle *h)
 {
     atomic_fetch_add(&h->inside, 1);
-    atomic_store(&h->finalized, true);
+    atomic_store(&h->finalized, true); /* guard 58 */
     shim_close(h);
     step_away(h);
 }
@@ -1130,12 +1132,12 @@ authenticate(struct work *work)
     struct signal_guard guard;
     int outcome;
 
-    set_nonblocking(c, 0);
+    set_nonblocking(c, 0); /* guard 13 */
     hold_signals(&guard);
     c->handed_over = true;
     if (!remctl_open_fd(c->remctl, c->host, c->library_fd, c->principal))
         outcome = fail_as_libremctl(c, &work->results);
-    else if (speaks_protocol1(c))
+    else if (speaks_protocol1(c)) /* guard 32 */
         outcome = SHIM_UNSUPPORTED;
     else {
         c->idle = true;
@@ -1243,6 +1245,14 @@ leave_places(const struct places *places)
             close(places->fds[i]);
 }
 
+static bool
+select_takes_any_descriptor(void)
+{
+    struct rlimit limit;
+
+    return getrlimit(RLIMIT_NOFILE, &limit) == 0 && limit.rlim_cur <= FD_SETSIZE;
+}
+
 /* Connect and authenticate to a protocol 1 server, for one command: only after
  * remctl_open() does libremctl give its exit status.  Its socket is out of our
  * reach, so that a time-out of its own ends a call whose caller has gone, where no
@@ -1252,13 +1262,12 @@ open_protocol1(struct work *work)
 {
     shim_connection *c = work->connection;
     struct signal_guard guard;
-    struct rlimit limit;
     struct places places;
     int outcome;
 
-    if (getrlimit(RLIMIT_NOFILE, &limit) == 0 && limit.rlim_cur <= FD_SETSIZE)
+    if (select_takes_any_descriptor()) /* guard 3 */
         remctl_set_timeout(c->remctl, work->timeout);
-    take_places(&places);
+    take_places(&places); /* guard 63b */
     hold_signals(&guard);
     if (!remctl_open(c->remctl, c->host, work->port, c->principal))
         outcome = fail_as_libremctl(c, &work->results);
@@ -1329,7 +1338,7 @@ check_quiet(shim_connection *c, struct results *results)
     ssize_t n = recv(c->fd, &octet, 1, MSG_PEEK | MSG_DONTWAIT);
 
     if (n > 0)
-        return fail(c, results, "unexpected token from server");
+        return fail(c, results, "unexpected token from server"); /* guard 38 */
     if (n == 0)
         return fail(c, results, "error sending token: unexpected end of file");
     if (errno == EAGAIN || errno == EWOULDBLOCK || errno == EINTR)
@@ -1462,7 +1471,9 @@ protection_of(const unsigned char *token, size_t length)
     i += 2 + token[i + 1];
     if (length < i + 6 || token[i] != 0x02 || token[i + 1] != 0x01)
         return UNKNOWN;
-    return (token[i + 4] == 0xff && token[i + 5] == 0xff) ? SIGNED : SEALED;
+    if (token[i + 4] == 0xff && token[i + 5] == 0xff)
+        return SIGNED; /* guard 28b */
+    return SEALED;
 }
 
 /* Keep what the first N octets of a token tell of it. */
@@ -1556,7 +1567,7 @@ read_token(shim_connection *c, struct results *results)
 
     if (c->fd >= 0 && demands_mic(c->next_token))
         return fail(c, results, "unexpected token from server");
-    if (c->fd >= 0 && c->next_token.protection == SIGNED)
+    if (c->fd >= 0 && c->next_token.protection == SIGNED) /* guard 28a */
         return fail(c, results, NOT_ENCRYPTED);
     output = remctl_output(c->remctl);
     if (output == NULL)
@@ -1568,12 +1579,12 @@ read_token(shim_connection *c, struct results *results)
     /* libremctl reads the octet through a char, signed on most machines. */
     results->status = output->status;
     if (results->status >= -128 && results->status < 0)
-        results->status += 256;
+        results->status += 256; /* guard 33 */
     results->code = (unsigned int) output->error;
     /* Taken over instead of copied: libremctl frees NULL happily. */
     results->data = output->data;
     results->length = output->length;
-    output->data = NULL;
+    output->data = NULL; /* guard 9a */
     output->length = 0;
     if (output->type == REMCTL_OUT_STATUS || output->type == REMCTL_OUT_ERROR)
         c->idle = true;
@@ -1729,7 +1740,7 @@ exchange_noop(shim_connection *c, struct results *results)
 
 /* How many errors in a row show that a server refuses NOOP.  A stock remctld that
  * can start no process sends one for each summary that "help" asks for. */
-#define MOST_ASKED 16
+#define MOST_ASKED 16 /* guard 64b */
 
 static int
 ask_for_noop(struct work *work)

@@ -40,11 +40,11 @@ class Deadline:
     def __init__(self, timeout: float) -> None:
         """Expire ``timeout`` seconds from now; 0 means never."""
         # Not Python's clock: libraries that freeze it for tests must not stop ours.
-        self._when = lib.shim_now() + timeout if timeout else math.inf
+        self._when = lib.shim_now() + timeout if timeout else math.inf  # guard 50a
 
     def left(self) -> float:
         """Return the seconds that are left, a negative number if it has passed."""
-        return self._when - lib.shim_now()
+        return self._when - lib.shim_now()  # guard 50b
 
     def passed(self) -> bool:
         """Whether the deadline has passed."""

@@ -50,7 +50,9 @@ async def run_hosts(options: Options, bar: ProgressBar) -> list[int | None]:
         while pending:
             # With a time-out: a Ctrl-C just before the loop waits would not end it.
             done, pending = await asyncio.wait(
-                pending, timeout=SIGNAL_CHECK_INTERVAL, return_when=asyncio.FIRST_EXCEPTION
+                pending,
+                timeout=SIGNAL_CHECK_INTERVAL,
+                return_when=asyncio.FIRST_EXCEPTION,
             )
             for task in done:
                 task.result()  # raises what ends all hosts: output cannot be written

@@ -18,18 +18,21 @@ import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from hazards import HAZARDS, Removal
+from guards import without
+from hazards import HAZARDS
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+
+    from guards import Removal
 
 TESTS = Path(__file__).parent.parent
 SOURCES = ["pyproject.toml", "setup.py", "build_remctl.py", "README.md", "LICENSE"]
 SOURCES.append("pytest_remctl.py")
 
 
-def build(removal: Removal, directory: Path) -> Path:
-    """Return where the package is, without the guard."""
+def build(number: int, removal: Removal, directory: Path) -> Path:
+    """Return where the package is, without a guard of the row ``number``."""
     source, target = directory / "source", directory / "target"
     source.mkdir()
     for name in SOURCES:
@@ -37,10 +40,7 @@ def build(removal: Removal, directory: Path) -> Path:
     for name in ("_remctl", "remctl"):
         shutil.copytree(TESTS.parent / name, source / name)
     file = source / "remctl" / removal.file
-    text = file.read_text(encoding="utf-8")
-    for old, new in removal.replacements.items():
-        text = text.replace(old, new)
-    file.write_text(text, encoding="utf-8")
+    file.write_text(without(number, removal), encoding="utf-8")
     command = ["-m", "pip", "install", "--quiet", "--no-deps", "--target", str(target)]
     subprocess.run([sys.executable, *command, str(source)], check=True)
     return target
@@ -76,10 +76,11 @@ def main() -> int:
     for number in numbers:
         hazard = HAZARDS[number]
         for removal in hazard.removals:
-            print(f"{number}: {hazard.guard} ({removal.file})", flush=True)
+            marks = ", ".join(removal.replacements)
+            print(f"{marks}: {hazard.guard} ({removal.file})", flush=True)
             count += 1
             with tempfile.TemporaryDirectory() as directory:
-                if not fails(hazard.tests, build(removal, Path(directory))):
+                if not fails(hazard.tests, build(number, removal, Path(directory))):
                     unnoticed.append(number)
     print(f"{count} guards taken out, not noticed: {unnoticed or 'none'}")
     return int(bool(unnoticed))

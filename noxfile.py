@@ -76,6 +76,12 @@ def leave_clone(session: nox.Session) -> None:
     session.chdir(session.virtualenv.location)
 
 
+def in_clone(argument: str) -> str:
+    """Return an argument of pytest's; if it is a path, as one that begins at /."""
+    path = argument.partition("::")[0]
+    return str(ROOT / argument) if (ROOT / path).exists() else argument
+
+
 def run_pytest(session: nox.Session, *arguments: object, **options: Any) -> None:
     """Run pytest on the installed package."""
     leave_clone(session)
@@ -115,9 +121,8 @@ def tests(session: nox.Session) -> None:
     install(session, "test")
     result = RESULTS / f"{session.name}.xml"
     result.unlink(missing_ok=True)
-    run_pytest(
-        session, f"--junitxml={result}", *(session.posargs or [str(ROOT / "tests")])
-    )
+    arguments = map(in_clone, session.posargs or ["tests"])
+    run_pytest(session, f"--junitxml={result}", *arguments)
 
 
 @nox.session(python=OWN, requires=["build"])

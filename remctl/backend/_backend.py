@@ -23,8 +23,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
     from typing import Callable, Optional, TypeVar
 
-    from remctl.backend._command import Options
-    from remctl.backend._parameters import Pattern
+    from remctl.backend._parameters import Options, Pattern
 
     Function = TypeVar("Function", bound=Callable[..., Optional[int]])
 

@@ -10,14 +10,11 @@ from remctl.backend._streams import read_stdin
 TYPE_CHECKING = False
 
 if TYPE_CHECKING:
-    import argparse
     from collections.abc import Mapping
     from typing import Any, Callable
 
     from remctl.backend._options import Parser
-    from remctl.backend._parameters import Parameter, Pattern
-
-    Options = Callable[[argparse.ArgumentParser], object]
+    from remctl.backend._parameters import Options, Parameter, Pattern
 
 
 class Command:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 from remctl.backend._errors import RefusedError
 
 if TYPE_CHECKING:
-    from remctl.backend._command import Options
+    from remctl.backend._parameters import Options
 
 # No option can have this destination: it is no identifier.
 REST = "the rest"

@@ -10,9 +10,11 @@ from remctl.backend._errors import RefusedError
 TYPE_CHECKING = False  # typing takes as long to import as Python takes to start
 
 if TYPE_CHECKING:
+    import argparse
     import re
     from typing import Any, Callable, Union
 
+    Options = Callable[[argparse.ArgumentParser], object]
     Pattern = Union[str, bytes, re.Pattern[str], re.Pattern[bytes]]
 
 VARIADIC = 0x04  # inspect.CO_VARARGS

@@ -13,7 +13,7 @@ krb5-kdc, krb5-admin-server, krb5-user and remctl-server), and have been tried o
 Linux.  No root is needed, and nothing but loopback is used.
 
 Tests with pytest get them from the fixtures ``remctl_realm`` and ``remctl_server``:
-see pytest_remctl.  ``python -m remctl.testing`` starts both from a shell.
+see remctl._pytest_plugin.  ``python -m remctl.testing`` starts both from a shell.
 
 FakeRemctl is a remctl.Remctl without a server, for unit tests.  It needs nothing.
 That of remctl.testing.aio is a remctl.aio.Remctl.

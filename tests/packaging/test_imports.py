@@ -6,8 +6,10 @@ And by which names: those that users import are in tracebacks and pickles, too.
 
 from __future__ import annotations
 
+import ast
 import contextlib
 import dataclasses
+import graphlib
 import importlib
 import inspect
 import modulefinder
@@ -27,7 +29,7 @@ import remctl
 from remctl import ErrorCode, Stream
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterable, Iterator
 
     from remctl.testing import Server
 
@@ -248,7 +250,8 @@ def test_without_metadata(tmp_path: Path) -> None:
         """
         import importlib.metadata, runpy, sys
         import _cffi_backend  # from where the metadata is, too
-        sys.path[:] = [sys.argv[1], *(p for p in sys.path if "site-packages" not in p)]
+        others = [path for path in sys.path[1:] if "site-packages" not in path]
+        sys.path[:] = [sys.argv[1], *others]
         try:
             importlib.metadata.version("remctl-cffi")
         except importlib.metadata.PackageNotFoundError:
@@ -381,3 +384,43 @@ def test_cause_is_not_the_same_error_again(closed_port: int, twin: str) -> None:
         call("127.0.0.1", closed_port, command=["test"])
     assert not isinstance(caught.value.__cause__, remctl.RemctlError)
     assert caught.value.__suppress_context__
+
+
+def imported(nodes: Iterable[ast.AST], *, types: bool) -> Iterator[str]:
+    """Yield the names that are imported; names from a module as MODULE.NAME."""
+    for node in nodes:
+        if isinstance(node, ast.ImportFrom):
+            yield from (f"{node.module}.{alias.name}" for alias in node.names)
+        elif isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.If) and "TYPE_CHECKING" in ast.unparse(node.test):
+            yield from imported(node.body if types else node.orelse, types=types)
+        else:
+            yield from imported(ast.iter_child_nodes(node), types=types)
+
+
+@pytest.mark.parametrize("types", [False, True], ids=["run time", "types"])
+def test_no_module_imports_itself_through_others(types: bool) -> None:
+    """Imports go in one direction; only realms and servers name each other's type.
+
+    remctl itself is left out: it imports nothing before a name is used.
+    """
+    root = Path(remctl.__file__).parent
+    sources = {
+        ".".join(path.relative_to(root.parent).with_suffix("").parts): path.read_text()
+        for path in root.rglob("*.py")
+        if path != root / "__init__.py"
+    }
+    modules = {name.removesuffix(".__init__"): text for name, text in sources.items()}
+    graph = {
+        name: {
+            each if each in modules else each.rpartition(".")[0]
+            for each in imported([ast.parse(text)], types=types)
+        }
+        & set(modules)
+        for name, text in modules.items()
+    }
+    if types:
+        graph["remctl.testing._server"].remove("remctl.testing._realm")
+    order = list(graphlib.TopologicalSorter(graph).static_order())
+    assert len(order) == len(modules) > 30

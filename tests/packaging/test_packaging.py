@@ -157,7 +157,7 @@ def test_files_of_the_wheel(wheel: Path) -> None:
     """S53: types and the alias are shipped; sources of the extension are not."""
     files = set(zipfile.ZipFile(wheel).namelist())
     assert {"_remctl/py.typed", "remctl/py.typed", "remctl/_remctl_cffi.pyi"} <= files
-    assert {"pytest_remctl.py", "remctl/testing/__main__.py"} <= files
+    assert {"remctl/_pytest_plugin.py", "remctl/testing/__main__.py"} <= files
     assert not [name for name in files if "shim" in name or "build_remctl" in name]
 
 
@@ -175,7 +175,7 @@ def test_extra_and_plugin_for_tests() -> None:
     needed = [line for line in lines if 'extra == "testing"' in line]
     assert [line.partition(";")[0].strip() for line in needed] == ["k5test"]
     (plugin,) = (e for e in DISTRIBUTION.entry_points if e.group == "pytest11")
-    assert (plugin.name, plugin.value) == ("remctl", "pytest_remctl")
+    assert (plugin.name, plugin.value) == ("remctl", "remctl._pytest_plugin")
 
 
 def test_extension_serves_all_versions(wheel: Path) -> None:
@@ -343,7 +343,7 @@ def test_every_c_constant_is_offered() -> None:
 def test_sdist_has_what_the_repository_has(sdist: Path) -> None:
     """The builder, the tests, the scripts and the documents."""
     names = ["build_remctl.py", "setup.py", "CHANGELOG.md", "README.md", "LICENSE"]
-    names += ["pytest_remctl.py", "CONTRIBUTING.md", "SECURITY.md"]
+    names += ["noxfile.py", "CONTRIBUTING.md", "SECURITY.md"]
     for directory in (
         "_remctl",
         "remctl",

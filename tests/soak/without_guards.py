@@ -28,7 +28,6 @@ if TYPE_CHECKING:
 
 TESTS = Path(__file__).parent.parent
 SOURCES = ["pyproject.toml", "setup.py", "build_remctl.py", "README.md", "LICENSE"]
-SOURCES.append("pytest_remctl.py")
 
 
 def build(number: int, removal: Removal, directory: Path) -> Path:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""The tests of somebody's project, with nothing but the fixtures of pytest_remctl."""
+"""The tests of somebody's project, with nothing but the plugin's fixtures."""
 
 from collections.abc import Callable
 

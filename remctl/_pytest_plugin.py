@@ -10,8 +10,8 @@ A test asks for them by their names::
 
 remctl_realm is a remctl.testing.Realm that lasts for the session.  From its first use
 to the session's end os.environ has its variables, so that all that uses Kerberos uses
-it.  A test that changes them, KRB5CCNAME for another user's tickets say, puts them
-back itself (monkeypatch.setenv).
+it.  A test that changes one, such as KRB5CCNAME for another user's tickets, restores it
+itself (monkeypatch.setenv).
 
 remctl_server starts servers in that realm: it is called as Realm.server() is, and
 returns a running remctl.testing.Server, which ends with the test.  A server for many
@@ -25,8 +25,8 @@ tests is a fixture of one's own::
 Where the KDC, remctld or k5test is not installed, such tests fail, and say what to
 install.  The line ``remctl_missing = skip`` in pytest's configuration has them skipped.
 
-pytest imports this module in every run where the package is installed.  So it is not
-in the package remctl, which comes with its extension, and imports that in fixtures.
+pytest imports this module in every run where the package is installed, so it imports
+the client and its extension only when a fixture is used.
 """
 
 from __future__ import annotations
@@ -86,7 +86,7 @@ def remctl_server(
 
 
 def _start(config: pytest.Config, start: Callable[[], T]) -> T:
-    """Call START; fail or skip, as is configured, where something is not installed."""
+    """Call ``start``; fail or skip, as is configured, if something is not installed."""
     from remctl.testing import MissingError  # noqa: PLC0415
 
     try:

@@ -207,14 +207,6 @@ class RemctlBase:
         connection = self._connection
         return connection is not None and connection.inherited
 
-    def _drop_inherited(self) -> None:
-        """Release the parent's connection in a forked child.
-
-        The caller has the object for itself.
-        """
-        if self._is_inherited():
-            self.close()
-
     def _opened_connection(self) -> Connection:
         connection = self._connection
         if connection is None or not connection.usable:

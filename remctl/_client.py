@@ -331,7 +331,8 @@ class Remctl(RemctlBase):
             # the release of its lock leaves the lock held.
             lock.release()
         with lock:  # guard 6
-            self._drop_inherited()
+            if self._is_inherited():
+                self.close()
             self._drop_broken()  # if a second interrupt has kept a call from it
             close_count = self._close_count
             try:

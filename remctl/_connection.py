@@ -237,7 +237,9 @@ class Connection:
         self.in_flight = True
         if self._availability == SHIM_WAIT:
             return None
-        handle = self._open_handle()
+        handle = self._handle  # not _open_handle(), as each token comes here
+        if handle is None:
+            raise self._failure(lib.SHIM_CLOSED)
         outcome = lib.shim_output(handle)
         if outcome == SHIM_OK:
             return self._token(handle)

@@ -215,7 +215,8 @@ class Remctl(RemctlBase):
         async with lock:
             if state.lock is not lock:
                 raise RuntimeError("another event loop has taken the object over")
-            self._drop_inherited()
+            if self._is_inherited():
+                self.close()
             close_count = self._close_count
             try:
                 result = await drive(function(*arguments))

@@ -95,10 +95,7 @@ class Connection:
 
         Who drives the steps must close the connection then.
         """
-        return (
-            self.in_flight  # guard 4, 31
-            or (self.pending and self.must_finish)
-        )
+        return self.in_flight or (self.pending and self.must_finish)  # guard 4, 31
 
     @property
     def usable(self) -> bool:

@@ -74,7 +74,7 @@ HAZARDS: dict[int, Hazard] = {
         "a failure closes the connection",
         ["test_protocol1.py::test_a_broken_command_is_an_error_and_not_repeated"],
         [
-            Removal("_connection.py", {"4": "False"}),
+            Removal("_connection.py", {"4": "return False"}),
         ],
     ),
     5: Hazard(
@@ -328,7 +328,7 @@ HAZARDS: dict[int, Hazard] = {
         "any failed call closes the connection",
         [f"{HOSTILE}[blocking-reply with token of length 0]"],
         [
-            Removal("_connection.py", {"31": "False"}),
+            Removal("_connection.py", {"31": "return False"}),
         ],
     ),
     32: Hazard(

@@ -1,12 +1,12 @@
 # SPDX-License-Identifier: MIT
 """Build remctl._remctl_cffi: the cffi builder that setup.py names.
 
-The declarations are in remctl/_shim.cdef and the C in remctl/_shim.c.  Where
-libremctl is comes from pkg-config, else the compiler's own paths are used.
-REMCTL_INCLUDE_DIR and REMCTL_LIB_DIR point at a library in another prefix.
+The declarations are in remctl/_shim.cdef and the C code in remctl/_shim.c.
+pkg-config tells where libremctl is; without its answer the compiler searches its own
+paths.  REMCTL_INCLUDE_DIR and REMCTL_LIB_DIR name a library in another prefix.
 
-Reading this file compiles nothing and looks for no library: source distributions
-and metadata are made on machines that have neither libremctl nor a compiler.
+Importing this file neither compiles nor needs the library: source distributions and
+metadata are also made on machines without libremctl and without a compiler.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ MISSING = (
 
 
 def pkg_config(option: str) -> list[str]:
-    """Return what pkg-config answers for libremctl, nothing where it cannot."""
+    """Return pkg-config's answer for libremctl, an empty list if it has none."""
     command = [os.environ.get("PKG_CONFIG", "pkg-config"), option, "libremctl"]
     try:
         answer = subprocess.run(command, capture_output=True, text=True, check=True)
@@ -43,7 +43,7 @@ def pkg_config(option: str) -> list[str]:
 
 
 def compiler_options() -> dict[str, Any]:
-    """Return the keyword arguments of set_source() that find libremctl."""
+    """Return the keyword arguments for set_source() with which libremctl is found."""
     include_dir = os.environ.get("REMCTL_INCLUDE_DIR")
     library_dir = os.environ.get("REMCTL_LIB_DIR")
     if include_dir or library_dir:
@@ -60,7 +60,7 @@ def compiler_options() -> dict[str, Any]:
 
 
 def check_library(options: dict[str, Any]) -> None:
-    """Stop with a sentence that helps when remctl.h or libremctl is missing."""
+    """Exit with the message MISSING if remctl.h or libremctl cannot be used."""
     compiler = shlex.split(
         os.environ.get("CC") or sysconfig.get_config_var("CC") or "cc"
     )

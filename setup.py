@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""Name the cffi builder: pyproject.toml, which says all the rest, cannot."""
+"""Name the cffi builder, which pyproject.toml, where all the rest is, cannot do."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from setuptools.command.build_ext import build_ext
 
 
 class BuildExtension(build_ext):
-    """Compile the extension, if libremctl is there: nothing else needs it."""
+    """Check for libremctl before compiling: no other build step needs it."""
 
     def pre_run(self, ext: Any, _ffi: Any) -> None:
-        """Stop with a sentence that helps; cffi calls this before it compiles."""
+        """Exit with a helpful message if it is missing; cffi calls this first."""
         builder = Path(__file__).with_name("build_remctl.py")
         runpy.run_path(str(builder))["check_library"](vars(ext))
 

@@ -101,10 +101,7 @@ class Connection:
 
         The caller that drives the steps must then close the connection.
         """
-        return (
-            self.in_flight  # guard 4, 31
-            or (self.pending and self.must_finish)
-        )
+        return self.in_flight or (self.pending and self.must_finish)  # guard 4, 31
 
     @property
     def usable(self) -> bool:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""The only import of the compiled module, and strings on their way to and from C."""
+"""The only import of the compiled module, and conversions to and from C."""
 
 from __future__ import annotations
 
@@ -24,28 +24,29 @@ __all__ = [
     "unsupported_ccache",
 ]
 
-# What a connection weighs for PyPy's garbage collector: mostly GSS-API context.
+# The C memory of a connection, mostly the GSS-API context: PyPy's garbage collector
+# counts it when it decides whether to collect.
 CONNECTION_SIZE = 64 * 1024
 
 
 def to_c(value: str | None) -> bytes | CData:
-    """Return VALUE as a C string, None as NULL."""
+    """Return the string for a C argument, and NULL for None."""
     return ffi.NULL if value is None else value.encode("utf-8", "surrogateescape")
 
 
 def to_text(pointer: CData) -> str:
-    """Return C's text; no server can make it undecodable."""
+    """Return the text of a C string; octets that are not UTF-8 become escapes."""
     if pointer == ffi.NULL:
         return ""
     return ffi.string(pointer).decode("utf-8", "backslashreplace")  # guard 52
 
 
 def new_handle() -> tuple[ShimHandle, CData]:
-    """Return a handle, and what frees what it has when it is dropped.
+    """Return a handle, and its owner, which frees the handle's contents when dropped.
 
-    They are two objects, as a collection frees what a handle in a cycle has before
-    the finalizers of other objects there have run, and these may still use it: the
-    first is the memory, which stays as long as anybody has it.
+    They are two objects because of cycles: the garbage collector may drop the owner
+    before it runs the finalizers of other objects in the cycle, and these may still use
+    the handle.  The handle's own memory lives as long as there is a reference to it.
     """
     handle = ffi.new("shim_handle *")  # guard 65a
     return handle, ffi.gc(handle, lib.shim_free, CONNECTION_SIZE)  # guard 65b
@@ -58,16 +59,17 @@ def new_connection(
     ccache: str | None,
     source_ip: str | None,
 ) -> tuple[ShimHandle, CData]:
-    """Return a handle of a connection over FD, and what ends it when it is dropped.
+    """Return a handle of a connection over ``fd``, and its owner, as new_handle() does.
 
-    Raises MemoryError, or OSError when there is no descriptor to be had.
+    With -1 for ``fd``, libremctl makes its own socket later (protocol 1).  Raises
+    MemoryError, or OSError if no descriptor can be had.
     """
     handle, owner = new_handle()
     if not lib.shim_init(
         handle, fd, to_c(host), to_c(principal), to_c(ccache), to_c(source_ip)
     ):
         number = ffi.errno
-        lib.shim_close(handle)  # PyPy would take its time
+        lib.shim_close(handle)  # at once: PyPy may free the owner much later
         if number == ENOMEM:
             raise MemoryError
         raise OSError(number, os.strerror(number))
@@ -75,7 +77,7 @@ def new_connection(
 
 
 def unsupported_ccache(ccache: str) -> str | None:
-    """Return why the GSS-API library cannot use CCACHE, or None if it can."""
+    """Return why the GSS-API library cannot use the cache, or None if it can."""
     handle, _owner = new_handle()
     if lib.shim_init(handle, -1, ffi.NULL, ffi.NULL, to_c(ccache), ffi.NULL):
         return None

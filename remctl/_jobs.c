@@ -1,14 +1,14 @@
 /* SPDX-License-Identifier: MIT
  *
- * Jobs: what may block inside of a C library, run by threads of our own.
+ * Jobs: calls that may block inside a C library, run by threads of our own.
  *
- * The threads know nothing of Python: they have no reference to an object, never
+ * The threads know nothing of Python: they hold no reference to an object, never
  * take the GIL, and have all signals blocked.  When a job has ended, its descriptor
- * becomes readable, so that waiting for it is like waiting for a socket.
+ * becomes readable, so a caller waits for it as it waits for a socket.
  *
- * A job is counted memory with two users, its caller and its thread.  The caller may
- * leave at any time; the job goes on to its end then, and whoever leaves last frees
- * it.
+ * A job is reference-counted and has two users, its caller and its thread.  The
+ * caller may give it up at any time; the job then still runs to its end, and the
+ * last user to leave frees it.
  */
 
 #include <errno.h>
@@ -26,50 +26,54 @@
 #    include <sys/eventfd.h>
 #endif
 
-/* Descriptors 0 to 2 may be closed, as a daemon's are.  Nothing of ours takes their
- * places: the first message of a C library would go there. */
+/* Descriptors 0 to 2 may be closed, as in a daemon.  Ours never get these numbers:
+ * what a C library prints to stderr would be written into them. */
 #define FIRST_DESCRIPTOR 3 /* guard 63a */
 
-/* A handshake with MIT Kerberos, its KDC's part included, was seen to touch 24 KiB of
- * stack (x86-64).  Plugins of libkrb5 and of the name service may need more. */
+/* A handshake with MIT Kerberos, including the exchange with the KDC, was seen to
+ * touch 24 KiB of stack (x86-64).  Plugins of libkrb5 and of the name service may
+ * need more. */
 #define STACK_SIZE (512 * 1024)
 
-/* How many jobs run at a time; others wait until one ends.  A thread that waits for a
- * server or a KDC was seen to cost 35 KiB, so that this is a bound on 140 MiB.  It is
- * far above what servers that stall can take from a program with time-outs. */
-#define MOST_THREADS 4096
+/* How many jobs run at a time; further ones wait in the queue until one ends.  A
+ * thread that waits for a server or a KDC was seen to cost 35 KiB, so all of
+ * them cost 140 MiB at most.  Stalled servers tie up far fewer in a program that
+ * has time-outs. */
+#define MAX_THREADS 4096
 
-/* How long a thread without a job stays, in seconds. */
-#define PARKED_FOR 5
+/* How long a thread without a job waits for the next one before it ends. */
+#define IDLE_SECONDS 5
 
 struct job {
-    void (*run)(struct job *); /* in the thread; NULL if nothing is to be run */
+    void (*run)(struct job *); /* in the thread; NULL: needs no thread */
     void (*free)(struct job *);
     pthread_t caller;
     atomic_int users;
     atomic_bool ended;
 
-    /* Under the mutex of JOBS. */
-    int readable; /* a descriptor, -1 when the caller has left */
-    int writable; /* the same one, if it is an eventfd */
+    /* Protected by jobs.mutex. */
+    int readable; /* a descriptor, -1 once the caller has left */
+    int writable; /* for an eventfd the same descriptor */
     struct stat readable_file, writable_file;
-    struct job *next;              /* in the queue */
-    struct job *older, *younger;   /* of those whose caller is waiting */
+    struct job *next;            /* in the queue */
+    struct job *older, *younger; /* in the list of jobs that have a caller */
 };
 
 static struct {
     pthread_mutex_t mutex;
     pthread_cond_t queued;
     struct job *first, *last; /* of the queue */
-    int waiting;              /* in the queue */
+    int waiting;              /* jobs in the queue */
     int threads;
-    int parked; /* threads without a job */
-    struct job *youngest;
+    int idle;             /* threads without a job */
+    struct job *youngest; /* of the list of jobs that have a caller */
 } jobs = {.mutex = PTHREAD_MUTEX_INITIALIZER, .queued = PTHREAD_COND_INITIALIZER};
 
 
-/* Return what OPEN_ONE makes, where no standard descriptor belongs, or -1.  Others are
- * in those places meanwhile: a message that comes must not land in it. */
+/* Return a descriptor from ``open_one`` that is above the standard ones, or -1.
+ * Closed standard descriptors are filled with throw-away ones first, so that
+ * the result never has such a number, not even for a moment: another thread may
+ * print to it. */
 static int
 open_above_standard(int (*open_one)(void))
 {
@@ -83,10 +87,11 @@ open_above_standard(int (*open_one)(void))
     return fd;
 }
 
-/* Whether FD still is what it was.  A program that closes all descriptors has its
- * files in their places: nothing is to be written there, nor closed. */
+/* Whether ``fd`` still is the file that it was.  After a program has closed all
+ * descriptors, as daemons do, its own files may have got their numbers: these
+ * must not be written to or closed. */
 static bool
-is_still(int fd, const struct stat *file)
+is_same_file(int fd, const struct stat *file)
 {
     struct stat found;
 
@@ -147,16 +152,16 @@ open_descriptors(struct job *job)
            && fstat(job->writable, &job->writable_file) == 0;
 }
 
-/* Under the mutex. */
+/* Called with the mutex held.  Also takes the job off the list. */
 static void
 close_descriptors(struct job *job)
 {
     if (job->readable < 0)
         return;
-    if (is_still(job->readable, &job->readable_file))
+    if (is_same_file(job->readable, &job->readable_file))
         close(job->readable);
     if (job->writable != job->readable
-        && is_still(job->writable, &job->writable_file))
+        && is_same_file(job->writable, &job->writable_file))
         close(job->writable);
     job->readable = job->writable = -1;
     if (job->older != NULL)
@@ -168,32 +173,32 @@ close_descriptors(struct job *job)
 }
 
 static void
-leave_job(struct job *job)
+release_job(struct job *job)
 {
     if (atomic_fetch_sub(&job->users, 1) == 1) /* guard 66 */
         job->free(job);
 }
 
-/* For the thread: whether the caller has left. */
+/* Called by the thread: whether the caller has left. */
 static bool
 is_abandoned(struct job *job)
 {
     return atomic_load(&job->users) < 2;
 }
 
-/* Under the mutex: wake up who waits for JOB, as it has ended or the wait shall. */
+/* Called with the mutex held: end the caller's wait for the job. */
 static void
 wake_caller(struct job *job)
 {
     const uint64_t one = 1;
     ssize_t written = 0;
 
-    if (job->writable >= 0 && is_still(job->writable, &job->writable_file))
+    if (job->writable >= 0 && is_same_file(job->writable, &job->writable_file))
         written = write(job->writable, &one, sizeof(one));
-    (void) written; /* one that is full is readable as well */
+    (void) written; /* it fails if full, and then it is readable already */
 }
 
-/* Under the mutex. */
+/* Called with the mutex held, and a job in the queue. */
 static struct job *
 take_job(void)
 {
@@ -206,19 +211,19 @@ take_job(void)
     return job;
 }
 
-/* Under the mutex: wait for a job, for a while. */
+/* Called with the mutex held: wait a while for a job; whether there is one. */
 static bool
-park_thread(void)
+idle_until_job(void)
 {
     struct timespec until;
     int error = 0;
 
     clock_gettime(CLOCK_REALTIME, &until);
-    until.tv_sec += PARKED_FOR;
-    jobs.parked++;
+    until.tv_sec += IDLE_SECONDS;
+    jobs.idle++;
     while (jobs.first == NULL && error == 0)
         error = pthread_cond_timedwait(&jobs.queued, &jobs.mutex, &until);
-    jobs.parked--;
+    jobs.idle--;
     return jobs.first != NULL;
 }
 
@@ -226,7 +231,7 @@ static void *
 run_jobs(void *nothing)
 {
     pthread_mutex_lock(&jobs.mutex);
-    while (jobs.first != NULL || park_thread()) {
+    while (jobs.first != NULL || idle_until_job()) {
         struct job *job = take_job();
 
         pthread_mutex_unlock(&jobs.mutex);
@@ -235,7 +240,7 @@ run_jobs(void *nothing)
         atomic_store(&job->ended, true);
         wake_caller(job);
         pthread_mutex_unlock(&jobs.mutex);
-        leave_job(job);
+        release_job(job);
         pthread_mutex_lock(&jobs.mutex);
     }
     jobs.threads--;
@@ -243,7 +248,7 @@ run_jobs(void *nothing)
     return nothing;
 }
 
-/* Under the mutex.  Returns 0 or an errno. */
+/* Called with the mutex held.  Returns 0 or an errno. */
 static int
 start_thread(void)
 {
@@ -266,13 +271,13 @@ start_thread(void)
     return error;
 }
 
-/* Under the mutex: leave JOB to a thread.  Returns 0 or an errno. */
+/* Called with the mutex held: hand the job to a thread.  Returns 0 or an errno. */
 static int
 queue_job(struct job *job)
 {
     int error = 0;
 
-    if (jobs.waiting >= jobs.parked && jobs.threads < MOST_THREADS)
+    if (jobs.waiting >= jobs.idle && jobs.threads < MAX_THREADS)
         error = start_thread(); /* guard 68 */
     if (error != 0)
         return error;
@@ -288,8 +293,9 @@ queue_job(struct job *job)
     return 0;
 }
 
-/* Begin JOB, whose run, free and nothing else is set.  Returns 0, or an errno when
- * there is no descriptor or no thread to be had; the job is freed then. */
+/* Begin a job of which only ``run`` and ``free`` are set.  Returns 0; or an
+ * errno if no descriptor or no thread can be had, and then the job has been
+ * freed. */
 static int
 begin_job(struct job *job)
 {
@@ -319,47 +325,49 @@ begin_job(struct job *job)
     return error;
 }
 
-/* For the caller: wait no more for JOB. */
+/* Called by the caller: give the job up. */
 static void
 abandon_job(struct job *job)
 {
     pthread_mutex_lock(&jobs.mutex);
     close_descriptors(job);
     pthread_mutex_unlock(&jobs.mutex);
-    leave_job(job);
+    release_job(job);
 }
 
 
-/* Around a fork: the mutex is held, so that nothing is half done.  A child has none
- * of the threads.  It forgets the jobs: their callers, if it has them, leave them, and
- * what the threads were using stays as it is. */
+/* The mutex is held across a fork, so that the child sees consistent lists.  The
+ * child has none of the threads and forgets the jobs.  A caller that exists in
+ * the child can still give its job up; what the parent's threads were using is
+ * leaked there. */
 
 static void
-hold_jobs(void)
+lock_jobs(void)
 {
     pthread_mutex_lock(&jobs.mutex);
 }
 
 static void
-release_jobs(void)
+unlock_jobs(void)
 {
     pthread_mutex_unlock(&jobs.mutex);
 }
 
-/* The thread that forks is in the child as well, with its greenlets: what waits there
- * for the parent's descriptor wakes up, as it becomes the end of a pipe. */
+/* In the child.  The forking thread exists there as well, and so do its greenlets,
+ * which may be waiting for the descriptor of a job.  It is replaced by the end of a
+ * pipe whose other end is closed, which wakes them up. */
 static void
 forget_job(struct job *job)
 {
     int ends[2];
 
     if (!pthread_equal(job->caller, pthread_self())
-        || !is_still(job->readable, &job->readable_file) || pipe(ends) < 0) {
+        || !is_same_file(job->readable, &job->readable_file) || pipe(ends) < 0) {
         close_descriptors(job);
         return;
     }
     if (job->writable != job->readable
-        && is_still(job->writable, &job->writable_file))
+        && is_same_file(job->writable, &job->writable_file))
         close(job->writable);
     dup2(ends[0], job->readable);
     fcntl(job->readable, F_SETFD, FD_CLOEXEC);
@@ -382,6 +390,6 @@ forget_jobs(void)
     }
     jobs.queued = none_waiting;
     jobs.first = jobs.last = NULL;
-    jobs.waiting = jobs.threads = jobs.parked = 0; /* guard 67b */
+    jobs.waiting = jobs.threads = jobs.idle = 0; /* guard 67b */
     pthread_mutex_unlock(&jobs.mutex);
 }

@@ -1,15 +1,15 @@
 # SPDX-License-Identifier: MIT
 """The low-level interface: libremctl's functions, with status codes.
 
-What pyremctl's C module _remctl offers, with the same results, except that an
-exit status is the one that the command ended with (libremctl makes 200 a -56).
-Underneath is the same code as in Remctl, since the C functions can crash,
-block Ctrl-C, or run a command as somebody else.
+It has the functions of pyremctl's C module _remctl, with the same results, but
+reports the exit status that the command really ended with (libremctl turns 200 into
+-56).  The functions use Remctl instead of calling libremctl directly, because the C
+functions can crash, block Ctrl-C, or run a command under another identity.
 
-Functions raise TypeError for wrong types, and ValueError for a closed handle
-or what C could not take: a string with NUL, a port out of range.  All else is
-in the returned status, with the reason in remctl_error().  All may be called
-from any thread.
+Functions raise TypeError for arguments of a wrong type, and ValueError for a closed
+handle or a value that C cannot take: a string with NUL, a port out of range.  Other
+failures are in the returned status, with the reason in remctl_error().  Any thread
+may call any function.
 """
 
 from __future__ import annotations
@@ -61,12 +61,12 @@ REMCTL_OUT_DONE = lib.REMCTL_OUT_DONE
 
 
 class Handle:
-    """What remctl_new() returns; nothing in it is for users."""
+    """The handle that remctl_new() returns; its attributes are private."""
 
     __slots__ = ("client", "error")
 
     def __init__(self) -> None:
-        """Start without a connection."""
+        """Create a handle without a connection."""
         self.client: Remctl | None = Remctl()
         self.error: str = NO_ERROR
 
@@ -103,29 +103,29 @@ def remctl_new() -> Handle:
 
 
 def remctl_set_ccache(handle: Handle, ccache: str) -> int:
-    """Set the credential cache for later remctl_open() calls; 1 if it can be."""
+    """Set the credential cache for later remctl_open() calls; return 1 on success."""
     return int(_succeeds(handle, _client(handle).set_ccache, ccache))
 
 
 def remctl_set_source_ip(handle: Handle, source: str) -> int:
-    """Set the local address for later remctl_open() calls; 1."""
+    """Set the local address for later remctl_open() calls; return 1."""
     return int(_succeeds(handle, _client(handle).set_source_ip, source))
 
 
 def remctl_set_timeout(handle: Handle, timeout: float) -> int:
-    """Set the time-out in seconds, 0 for none; 0 if it is negative, else 1."""
+    """Set the time-out in seconds, 0 for none; return 1, or 0 if it is negative."""
     return int(_succeeds(handle, _client(handle).set_timeout, timeout))
 
 
 def remctl_open(
     handle: Handle, host: str, port: Port = 0, principal: str | None = None
 ) -> int:
-    """Connect and authenticate, in place of an open connection; 1 if it worked."""
+    """Connect and authenticate, closing an open connection; return 1 on success."""
     return int(_succeeds(handle, _client(handle).open, host, port, principal))
 
 
 def remctl_close(handle: Handle) -> None:
-    """Close the connection and the handle, which cannot be used any more."""
+    """Close the connection and the handle, which cannot be used after that."""
     client = _client(handle)
     handle.client = None
     client.close()
@@ -138,12 +138,12 @@ def remctl_error(handle: Handle) -> str:
 
 
 def remctl_command(handle: Handle, command: list[bytes]) -> bool:
-    """Send a command; True if that worked."""
+    """Send a command; return True on success."""
     return remctl_commandv(handle, command)
 
 
 def remctl_commandv(handle: Handle, command: list[bytes]) -> bool:
-    """Send a command; True if that worked."""
+    """Send a command; return True on success."""
     client = _client(handle)
     refusal = _refusal(command)
     if refusal is not None:
@@ -171,7 +171,7 @@ def remctl_output(handle: Handle) -> RemctlOutputTuple:
 
 
 def remctl_noop(handle: Handle) -> int:
-    """Exchange NOOP messages with the server; 1 if that worked."""
+    """Exchange NOOP messages with the server; return 1 on success."""
     client = _client(handle)
     try:
         answered = client.noop()
@@ -183,7 +183,7 @@ def remctl_noop(handle: Handle) -> int:
 
 
 def _refusal(command: list[bytes]) -> str | None:
-    """Return why COMMAND cannot be sent, or None if it can."""
+    """Return why the command cannot be sent, or None if it can."""
     if not isinstance(command, list) or not all(
         isinstance(argument, bytes) for argument in command
     ):

@@ -1,21 +1,25 @@
 /* SPDX-License-Identifier: MIT
  *
- * The C side of a connection: what must happen in one call without the GIL,
- * or cannot be said from Python.
+ * The C side of a connection: what must happen in one call without the GIL, or
+ * cannot be written in Python.
  *
- * A shim_connection owns all that C has of one connection: the struct remctl,
+ * A shim_connection owns all C resources of one connection: the struct remctl,
  * the host and principal strings that libremctl keeps pointers to, and the two
- * descriptors.  It is counted memory of C: a job may need it longer than Python
- * does.  What Python has is a shim_handle, whose memory is Python's and stays as
- * long as anybody there can name it: the connection, the job under way, and the
- * results of the last call.  shim_free() lets go of all three.
+ * descriptors.  It is reference-counted, as a job may need it longer than Python
+ * does.  Python has a shim_handle, whose memory belongs to Python and lives as
+ * long as any Python object refers to it.  The handle refers to the connection,
+ * the job under way, and the results of the last call; shim_free() releases all
+ * three.
  *
  * Only one thread at a time may call shim_command, shim_output, shim_begin_*,
- * shim_end, shim_hold and shim_release on a handle (Remctl's lock sees to that).
- * Any thread may call the others at any time: shim_close() shuts the connection
- * down at once, and whoever leaves it last frees it.  Whatever calls into
- * libremctl, or changes what a connection owns, does so between begin_call() and
+ * shim_end, shim_hold and shim_release on a handle (Remctl's lock ensures it).
+ * Any thread may call the other functions at any time: shim_close() shuts the
+ * connection down at once, and its last user frees it.  All calls into libremctl,
+ * and all changes of what a connection owns, are made between begin_call() and
  * end_call().
+ *
+ * A comment such as "guard 33" marks the line that prevents hazard 33 of
+ * tests/hazards.py.
  */
 
 #ifndef _GNU_SOURCE
@@ -69,15 +73,15 @@
 #define TOKEN_SEND_MIC   0x20
 #define TOKEN_PROTOCOL   0x40
 
-/* What GSS-API and the token header add to a token, generously. */
+/* More than GSS-API and the token header add to a token. */
 #define TOKEN_OVERHEAD 256
 #define TOKEN_MAX_DATA (64 * 1024)
 
-/* What each token of a command has before the number of arguments, or some
- * part of what follows that. */
+/* The protocol's own octets at the start of each token of a command, before
+ * the data. */
 #define COMMAND_HEADER 4
 
-/* The types of two messages that may come in place of the answer to a NOOP. */
+/* The types of the messages that may answer a NOOP. */
 #define MESSAGE_ERROR   5
 #define MESSAGE_VERSION 6
 #define MESSAGE_NOOP    7
@@ -91,16 +95,16 @@ struct token_head {
 };
 
 enum shim_outcome {
-    SHIM_FAILED,      /* error says why; a connection is finished */
+    SHIM_FAILED,      /* ``error`` says why; the connection cannot be used again */
     SHIM_OK,          /* done */
     SHIM_WAIT,        /* call again when the descriptor is readable */
-    SHIM_BLOCKS,      /* this may block: begin a job for it */
-    SHIM_CLOSED,      /* closed, or opened by another process */
-    SHIM_UNSUPPORTED, /* the server speaks another protocol than this needs */
+    SHIM_BLOCKS,      /* not done, as it may block: begin a job for it */
+    SHIM_CLOSED,      /* the connection is closed, or belongs to another process */
+    SHIM_UNSUPPORTED, /* the server speaks another protocol version than needed */
     SHIM_NO_MEMORY
 };
 
-/* What a call leaves. */
+/* The results of a call. */
 struct results {
     int type; /* enum remctl_output_type */
     int stream;
@@ -112,33 +116,34 @@ struct results {
 };
 
 typedef struct shim_connection {
-    /* The state of the connection: for the one call that is under way, and for
-     * whoever ends the connection. */
-    bool handed_over; /* library_fd is libremctl's */
-    bool idle;        /* no reply outstanding and nothing failed */
-    enum { UNTRIED, DONE, REFUSED } noop; /* what the server does with it */
-    int mark;         /* SO_RCVLOWAT as we set it last */
+    /* State.  Used by the one call that is under way, and by the thread that ends
+     * the connection. */
+    bool handed_over; /* libremctl owns library_fd */
+    bool idle;        /* no reply is outstanding, and nothing has failed */
+    enum { UNTRIED, ANSWERED, REFUSED } noop; /* what the server did with NOOP */
+    int low_water_mark; /* SO_RCVLOWAT, as we last set it */
     struct token_head next_token;
 
-    /* What it owns, until take_belongings().  The descriptor is read by any
-     * thread, which must count as a user as long as it uses the number. */
+    /* What it owns, until take_resources().  Any thread may read the descriptor,
+     * and must count as a user for as long as it uses the number. */
     struct remctl *remctl;
-    char *host;      /* libremctl keeps pointers to these two */
-    char *principal; /* for as long as it lives */
-    atomic_int fd;   /* ours; -1 where libremctl connects for itself */
+    char *host;      /* the struct remctl keeps pointers to this */
+    char *principal; /* and this */
+    atomic_int fd;   /* ours; -1 if libremctl makes its own socket (protocol 1) */
     int library_fd;  /* the duplicate that libremctl owns once opened */
 
     /* Set once, before any other thread sees the connection. */
-    pid_t pid; /* the process that may use it ... */
+    pid_t pid; /* with generation: the process that may use it */
     unsigned int generation;
-    struct stat file; /* ... and the socket, by which a descriptor is known */
+    struct stat file; /* the socket's, to recognize its descriptors */
 
-    /* For all threads.  Without users it is ended, without references freed. */
-    atomic_int users;      /* being open, Python's hold, calls and jobs */
+    /* For all threads.  The connection is ended when it has no users, and its
+     * memory is freed when there are no references. */
+    atomic_int users;      /* being open, shim_hold(), each call and job */
     atomic_int references; /* the handle's, and one for each job */
     atomic_bool closing;
 
-    struct shim_connection *previous, *next; /* of CALLS, under its mutex */
+    struct shim_connection *previous, *next; /* in calls, under its mutex */
 } shim_connection;
 
 typedef struct shim_handle {
@@ -150,42 +155,44 @@ typedef struct shim_handle {
     char *data;
     size_t length;
     char *error;
-    int many_tokens; /* whether the last command was sent in several */
+    int many_tokens; /* whether the last command was sent as several tokens */
 
-    bool held; /* by Python, which may have been kept from releasing it */
-    shim_connection *connection; /* set once, and gone with the handle */
-    struct work *work; /* the job under way, under the mutex of JOBS */
+    bool held; /* by shim_hold(); an interrupt may have prevented shim_release() */
+    shim_connection *connection; /* set once, NULL after free_handle() */
+    struct work *work; /* the job under way; protected by jobs.mutex */
 
-    /* Calls between step_in() and step_out(), from any thread; GONE and more
-     * when the handle has been freed. */
+    /* How many calls are between enter_handle() and leave_handle(), in any thread;
+     * FREED is added when the contents have been freed. */
     atomic_int inside;
-    atomic_bool finalized; /* the last to leave frees it */
+    atomic_bool finalized; /* the last call to leave frees the contents */
 } shim_handle;
 
-#define GONE (1 << 30)
+#define FREED (1 << 30)
 
 
-/* exit() tears libkrb5 down under threads that are still inside.  So our
- * destructor, which comes before libkrb5's, ends their calls, and no thread
- * comes in, or back to an interpreter that is gone, any more. */
+/* The calls that are inside libremctl.  exit() runs libkrb5's destructors
+ * while threads may still be using it.  Our destructor runs before those: it
+ * ends the calls, keeps new ones out, and lets no thread return to an
+ * interpreter that is gone. */
 static struct {
     pthread_mutex_t mutex;
     pthread_cond_t forked;
     shim_connection *first;
     bool exiting;
-    int forks; /* under way */
+    int forks; /* how many are under way */
 } calls = {PTHREAD_MUTEX_INITIALIZER, PTHREAD_COND_INITIALIZER, NULL, false, 0};
 
-/* How many forks lie between the process that loaded us and this one.  A child
- * in a PID namespace of its own may have its parent's process id. */
+/* How many forks there were between the process that loaded us and this one.
+ * The process id is not enough: a child in a PID namespace of its own may
+ * have its parent's. */
 static unsigned int generation;
 
-/* How long a call may hold up the exit: one that is waiting for the KDC cannot
- * be ended, and does no harm asleep. */
-#define LONGEST_EXIT_MS 200
+/* How long calls may delay the exit.  A call that waits for the KDC cannot
+ * be ended, but does no harm while it sleeps. */
+#define MAX_EXIT_DELAY_MS 200
 
 static void
-park(void)
+sleep_forever(void)
 {
     for (;;)
         pause();
@@ -209,7 +216,7 @@ begin_call(shim_connection *c)
     }
     pthread_mutex_unlock(&calls.mutex);
     if (exiting)
-        park();
+        sleep_forever();
 }
 
 static void
@@ -227,7 +234,7 @@ end_call(shim_connection *c)
         calls.first = c->next;
     pthread_mutex_unlock(&calls.mutex);
     if (exiting)
-        park();
+        sleep_forever();
 }
 
 static bool
@@ -242,7 +249,7 @@ calls_left(void)
 }
 
 __attribute__((destructor)) static void
-end_calls(void)
+end_calls_at_exit(void)
 {
     const struct timespec millisecond = {0, 1000000};
     shim_connection *c;
@@ -254,14 +261,15 @@ end_calls(void)
         if (atomic_load(&c->fd) >= 0)
             shutdown(c->fd, SHUT_RDWR);
     pthread_mutex_unlock(&calls.mutex);
-    for (i = 0; i < LONGEST_EXIT_MS && calls_left(); i++)
+    for (i = 0; i < MAX_EXIT_DELAY_MS && calls_left(); i++)
         nanosleep(&millisecond, NULL);
 }
 
-/* A forked child inherits the locks of libkrb5, and for ever those that threads
- * which it does not have were holding.  So a fork keeps calls out and waits for
- * those inside, for a while: who waits for the network holds no such lock. */
-#define LONGEST_FORK_MS 200
+/* A forked child inherits libkrb5's locks as they are; those held by other
+ * threads are never released in the child.  So a fork keeps new calls out
+ * and waits for those inside, but not for long: a call that waits for the
+ * network holds no such lock. */
+#define MAX_FORK_DELAY_MS 200
 
 static void
 before_fork(void)
@@ -271,18 +279,18 @@ before_fork(void)
 
     pthread_mutex_lock(&calls.mutex);
     calls.forks++;
-    for (i = 0; i < LONGEST_FORK_MS && calls.first != NULL; i++) {
+    for (i = 0; i < MAX_FORK_DELAY_MS && calls.first != NULL; i++) {
         pthread_mutex_unlock(&calls.mutex);
         nanosleep(&millisecond, NULL);
         pthread_mutex_lock(&calls.mutex);
     }
-    hold_jobs();
+    lock_jobs();
 }
 
 static void
 after_fork_in_parent(void)
 {
-    release_jobs();
+    unlock_jobs();
     calls.forks--;
     pthread_cond_broadcast(&calls.forked);
     pthread_mutex_unlock(&calls.mutex);
@@ -302,20 +310,20 @@ after_fork_in_child(void)
 }
 
 __attribute__((constructor)) static void
-watch_forks(void)
+register_fork_handlers(void)
 {
     pthread_atfork(before_fork, after_fork_in_parent, after_fork_in_child);
 }
 
 
-/* A number that a forked child does not share with its parent. */
+/* Return a number that identifies this process: a forked child has another. */
 static unsigned long long
 shim_process(void)
 {
     return (unsigned long long) generation << 32 | (unsigned int) getpid();
 }
 
-/* Return the seconds of a clock that nobody sets. */
+/* Return the monotonic clock's time in seconds. */
 static double
 shim_now(void)
 {
@@ -334,9 +342,10 @@ belongs_to_this_process(const shim_connection *c)
 }
 
 
-/* Keep every signal away from this thread while libremctl writes or blocks:
- * it gives up a write after ten interruptions and a read after a hundred,
- * and its writes raise SIGPIPE, which kills programs that set SIG_DFL. */
+/* Blocks all signals in this thread while libremctl writes or waits: it
+ * gives up a write after ten interruptions and a read after a hundred, and
+ * its writes raise SIGPIPE, which kills programs that have set it to
+ * SIG_DFL. */
 struct signal_guard {
     sigset_t previous;
     bool sigpipe_was_pending;
@@ -351,7 +360,7 @@ sigpipe_pending(void)
 }
 
 static void
-hold_signals(struct signal_guard *guard)
+block_signals(struct signal_guard *guard)
 {
     sigset_t all;
 
@@ -365,7 +374,7 @@ hold_signals(struct signal_guard *guard)
 }
 
 static void
-release_signals(const struct signal_guard *guard)
+restore_signals(const struct signal_guard *guard)
 {
     if (!guard->sigpipe_was_pending && sigpipe_pending()) { /* guard 44 */
         sigset_t sigpipe;
@@ -386,8 +395,8 @@ release_signals(const struct signal_guard *guard)
 }
 
 
-/* Results are copies or taken over, never pointers into the struct remctl, which
- * another thread's shim_close() may free. */
+/* Results are copied or taken over.  They never point into the struct
+ * remctl, which shim_close() in another thread may free. */
 static int
 fail_with(struct results *results, const char *text)
 {
@@ -410,8 +419,8 @@ fail_as_libremctl(shim_connection *c, struct results *results)
 }
 
 
-/* Whether LENGTH octets more can be written without blocking.  Half of the
- * buffer, since the kernel counts its own overhead as well. */
+/* Whether ``length`` more octets can be written without blocking.  Only half
+ * of the buffer is used, as the kernel counts its own overhead as well. */
 static bool
 fits_send_buffer(int fd, size_t length)
 {
@@ -432,8 +441,8 @@ fits_send_buffer(int fd, size_t length)
 }
 
 
-/* What one thread takes out of a connection, to free it. */
-struct belongings {
+/* What a connection owns, when a thread has taken it out to free it. */
+struct resources {
     struct remctl *remctl;
     char *host;
     char *principal;
@@ -441,12 +450,13 @@ struct belongings {
     int library_fd;
 };
 
-/* Take all at once, under the mutex that a fork and our destructor hold: none
- * of them meets half of it, and no two threads the same. */
-static struct belongings
-take_belongings(shim_connection *c)
+/* Take everything out at once, under the mutex that a fork and our
+ * destructor hold: they never see half of it, and no two threads free the
+ * same. */
+static struct resources
+take_resources(shim_connection *c)
 {
-    struct belongings taken;
+    struct resources taken;
 
     pthread_mutex_lock(&calls.mutex);
     taken.remctl = c->remctl;
@@ -462,19 +472,20 @@ take_belongings(shim_connection *c)
     return taken;
 }
 
-/* Whether FD is still the connection's.  A program that turns into a daemon
- * closes all descriptors, and their numbers become those of its files. */
+/* Whether ``fd`` still is the connection's socket.  A program that becomes a
+ * daemon closes all descriptors, and its files may get their numbers. */
 static bool
 is_our_socket(const shim_connection *c, int fd)
 {
-    return is_still(fd, &c->file);
+    return is_same_file(fd, &c->file);
 }
 
-/* Let go of a connection without a word to the server.  The struct remctl is
- * leaked on purpose: remctl_close() would shut the socket down, or whatever has
- * its number now. */
+/* Close our descriptors without sending anything to the server.  The struct
+ * remctl is leaked on purpose: remctl_close() would send QUIT and shut down
+ * the socket, which a parent process may be using, or whatever file now has
+ * its number. */
 static void
-let_go(const shim_connection *c, const struct belongings *taken)
+close_without_quit(const shim_connection *c, const struct resources *taken)
 {
     free(taken->host);
     free(taken->principal);
@@ -484,41 +495,41 @@ let_go(const shim_connection *c, const struct belongings *taken)
         close(taken->fd);
 }
 
-/* In a forked child, by any number of its threads. */
+/* For a forked child; any number of its threads may call this. */
 static void
 forget_connection(shim_connection *c)
 {
-    struct belongings taken = take_belongings(c);
+    struct resources taken = take_resources(c);
 
-    let_go(c, &taken);
+    close_without_quit(c, &taken);
 }
 
-/* Free what the connection holds of libremctl and of the kernel.  Called when
- * nobody is inside any more.  remctl_close() says QUIT: politely where that
- * cannot block, else into a socket that is shut down already. */
+/* Free the resources of a connection, which has no users any more.
+ * remctl_close() sends QUIT.  Unless that cannot block, the socket is shut
+ * down first, so that the write fails at once. */
 static void
 end_connection(shim_connection *c)
 {
     struct signal_guard guard;
-    struct belongings taken;
+    struct resources taken;
 
     if (!belongs_to_this_process(c)) {
         forget_connection(c);
         return;
     }
     begin_call(c);
-    taken = take_belongings(c);
+    taken = take_resources(c);
     if (taken.fd >= 0 && !is_our_socket(c, taken.fd)) { /* guard 12b */
-        let_go(c, &taken);
+        close_without_quit(c, &taken);
         end_call(c);
         return;
     }
     if (taken.fd >= 0
         && !(c->idle && fits_send_buffer(taken.fd, TOKEN_OVERHEAD)))
         shutdown(taken.fd, SHUT_RDWR); /* guard 46 */
-    hold_signals(&guard);
+    block_signals(&guard);
     remctl_close(taken.remctl); /* guard 16 */
-    release_signals(&guard);
+    restore_signals(&guard);
     free(taken.host);
     free(taken.principal); /* guard 18b */
     if (!c->handed_over && taken.library_fd >= 0)
@@ -551,14 +562,14 @@ release_connection(shim_connection *c)
 }
 
 static void
-drop_connection(shim_connection *c)
+drop_reference(shim_connection *c)
 {
     if (atomic_fetch_sub(&c->references, 1) == 1)
         free(c);
 }
 
 
-/* A job for a connection, which it holds, or for the name service. */
+/* A job that uses a connection, of which it is a user, or the name service. */
 struct work {
     struct job job;
     int (*function)(struct work *);
@@ -574,8 +585,9 @@ struct work {
     size_t count;
 };
 
-/* Not when the caller has left, or closed the connection, while the job was in the
- * queue: there is no socket to shut down in protocol 1, and its command would run. */
+/* Call the function in a thread, unless the caller has left or closed the
+ * connection while the job was in the queue.  In protocol 1 there is no
+ * socket that close() could have shut down, so a command would still be run. */
 static void
 run_work(struct job *job)
 {
@@ -601,7 +613,7 @@ free_work(struct job *job)
     struct work *work = (struct work *) job;
 
     if (work->connection != NULL)
-        drop_connection(work->connection);
+        drop_reference(work->connection);
     free(work->results.data);
     free(work->results.error);
     free(work->host);
@@ -609,7 +621,7 @@ free_work(struct job *job)
     free(work);
 }
 
-/* Forget the job under way, if there is one. */
+/* Give up the job under way, if there is one. */
 static void
 abandon_work(shim_handle *h)
 {
@@ -623,7 +635,7 @@ abandon_work(shim_handle *h)
         abandon_job(&work->job);
 }
 
-/* Wake up who waits for the job under way, from any thread. */
+/* End the wait for the job under way, from any thread. */
 static void
 shim_wake(shim_handle *h)
 {
@@ -634,10 +646,10 @@ shim_wake(shim_handle *h)
 }
 
 
-/* Put the results of a call in place of the last one's: at once, as a fork may
- * come. */
+/* Replace the results of the last call.  All at once under the mutex, so
+ * that a forked child never has half of them. */
 static void
-take_results(shim_handle *h, const struct results *results)
+store_results(shim_handle *h, const struct results *results)
 {
     char *data, *error;
 
@@ -656,7 +668,8 @@ take_results(shim_handle *h, const struct results *results)
     free(error);
 }
 
-/* What shim_free() leaves to the last one inside. */
+/* Free what the handle refers to.  Called once, by the last call that leaves
+ * it. */
 static void
 free_handle(shim_handle *h)
 {
@@ -664,7 +677,7 @@ free_handle(shim_handle *h)
     const struct results none = {0};
 
     abandon_work(h);
-    take_results(h, &none);
+    store_results(h, &none);
     h->connection = NULL;
     if (c == NULL)
         return;
@@ -672,90 +685,94 @@ free_handle(shim_handle *h)
         h->held = false;
         release_connection(c);
     }
-    drop_connection(c);
+    drop_reference(c);
 }
 
-/* Count as inside no more.  False when the handle has been freed. */
+/* Undo enter_handle().  Returns false if the handle has been freed. */
 static bool
-step_away(shim_handle *h)
+leave_handle(shim_handle *h)
 {
     int nobody = 0;
 
     if (atomic_fetch_sub(&h->inside, 1) != 1 || !atomic_load(&h->finalized))
         return true;
-    /* Who comes in before this leaves last, and comes here. */
-    if (atomic_compare_exchange_strong(&h->inside, &nobody, GONE))
+    /* If another call enters before this exchange, that one frees the handle. */
+    if (atomic_compare_exchange_strong(&h->inside, &nobody, FREED))
         free_handle(h);
     return false;
 }
 
-/* Count as inside.  False when the handle has been freed. */
+/* Keep the handle from being freed.  Returns false if it has been freed. */
 static bool
-come_near(shim_handle *h)
+enter_handle(shim_handle *h)
 {
-    if (atomic_fetch_add(&h->inside, 1) < GONE)
+    if (atomic_fetch_add(&h->inside, 1) < FREED)
         return true;
     atomic_fetch_sub(&h->inside, 1);
     return false;
 }
 
-/* Count as inside, and hold the connection.  NULL when it is closed. */
+/* Enter the handle and become a user of its connection.  NULL if it is
+ * closed. */
 static shim_connection *
-step_in(shim_handle *h)
+enter_connection(shim_handle *h)
 {
     shim_connection *c;
 
-    if (!come_near(h))
+    if (!enter_handle(h))
         return NULL;
     c = h->connection;
     if (c != NULL && hold_connection(c))
         return c;
-    step_away(h);
+    leave_handle(h);
     return NULL;
 }
 
-/* Undo step_in().  False when the handle has been freed. */
+/* Undo enter_connection().  Returns false if the handle has been freed. */
 static bool
-step_out(shim_handle *h, shim_connection *c)
+leave_connection(shim_handle *h, shim_connection *c)
 {
     release_connection(c);
-    return step_away(h);
+    return leave_handle(h);
 }
 
-/* Step in, for a call or a job: not when another thread has closed it. */
+/* The same, but also NULL if another thread has closed the connection and
+ * the call that still uses it has not ended yet. */
 static shim_connection *
-enter(shim_handle *h)
+enter_open_connection(shim_handle *h)
 {
-    shim_connection *c = step_in(h);
+    shim_connection *c = enter_connection(h);
 
     if (c == NULL || !atomic_load(&c->closing))
         return c;
-    step_out(h, c);
+    leave_connection(h, c);
     return NULL;
 }
 
-/* Leave a call, and return its OUTCOME if its RESULTS are still there. */
+/* Store the results of a call, and leave the connection.  Returns the
+ * outcome, or CLOSED if the handle has been freed. */
 static int
-leave(shim_handle *h, shim_connection *c, int outcome, struct results *results)
+finish_call(shim_handle *h, shim_connection *c, int outcome,
+            struct results *results)
 {
     end_call(c);
-    take_results(h, results);
-    return step_out(h, c) ? outcome : SHIM_CLOSED;
+    store_results(h, results);
+    return leave_connection(h, c) ? outcome : SHIM_CLOSED;
 }
 
-/* Keep the connection from being ended until shim_release().  Fails when it is
- * closed.  Python holds a connection while it polls the descriptor, so that the
- * number cannot become somebody else's meanwhile. */
+/* Keep the connection from being ended until shim_release().  Returns 0 if
+ * it is closed.  Python holds a connection while it polls the descriptor, so
+ * that no other file can get its number meanwhile. */
 static int
 shim_hold(shim_handle *h)
 {
-    shim_connection *c = step_in(h);
+    shim_connection *c = enter_connection(h);
 
     if (c == NULL)
         return 0;
     if (!h->held && hold_connection(c))
         h->held = true;
-    step_out(h, c);
+    leave_connection(h, c);
     return h->held;
 }
 
@@ -792,11 +809,12 @@ duplicate(int fd, bool *failed)
     return copy;
 }
 
-/* Make a connection out of a connected socket, which stays the caller's: the
- * connection has two duplicates of it, one for libremctl.  A SOCKET of -1 is
- * for protocol 1.  H is all zero, and has its finalizer, so that no interrupt
- * can come between.  Returns 0, with errno set, when out of memory or
- * descriptors, or with an error when CCACHE cannot be used. */
+/* Make a connection from a connected socket, which stays the caller's: the
+ * connection gets two duplicates, one of them for libremctl.  For protocol 1
+ * ``socket`` is -1.  ``h`` is all zero and already has its finalizer, so
+ * that an interrupt cannot come between the two and leak the connection.
+ * Returns 0 on failure: errno is set if there is no memory or descriptor,
+ * and ``error`` is set if ``ccache`` cannot be used. */
 static int
 shim_init(shim_handle *h, int socket, const char *host, const char *principal,
           const char *ccache, const char *source)
@@ -808,14 +826,14 @@ shim_init(shim_handle *h, int socket, const char *host, const char *principal,
     errno = ENOMEM;
     if (c == NULL)
         return 0;
-    /* Before there are duplicates, which are known by it when they are closed. */
+    /* Before there are duplicates: is_our_socket() needs it to close them. */
     if (socket >= 0 && fstat(socket, &c->file) < 0) {
         free(c);
         return 0;
     }
     atomic_init(&c->fd, -1);
     c->library_fd = -1;
-    c->mark = 1;
+    c->low_water_mark = 1;
     c->generation = generation;
     c->pid = getpid();
     atomic_init(&c->users, 1);
@@ -829,7 +847,7 @@ shim_init(shim_handle *h, int socket, const char *host, const char *principal,
         failed = true;
     if (!failed && ccache != NULL && !remctl_set_ccache(c->remctl, ccache)) {
         fail_as_libremctl(c, &results);
-        take_results(h, &results);
+        store_results(h, &results);
         failed = true;
     }
     if (!failed && source != NULL)
@@ -857,42 +875,42 @@ close_connection(shim_connection *c)
     release_connection(c); /* guard 7a */
 }
 
-/* End the connection, from any thread, without blocking.  Whoever is inside
- * finds the socket shut down, and frees it on the way out; who waits for a job is
- * woken up. */
+/* Close the connection, from any thread, without blocking.  A call that is
+ * using it finds the socket shut down, and the last user frees it; a caller
+ * that waits for a job is woken up. */
 static void
 shim_close(shim_handle *h)
 {
-    if (!come_near(h))
+    if (!enter_handle(h))
         return;
     if (h->connection != NULL)
         close_connection(h->connection);
     shim_wake(h);
-    step_away(h);
+    leave_handle(h);
 }
 
-/* The finalizer.  Takes no lock of Python's, never blocks, runs no Python.  In
- * a garbage collection the finalizers of other objects may use the handle after
- * this, and threads that these started may be inside. */
+/* The finalizer.  Takes no Python lock, does not block, and runs no Python
+ * code.  In a garbage collection the finalizers of other objects may still
+ * use the handle after this, and so may threads that these have started. */
 static void
 shim_free(shim_handle *h)
 {
     atomic_fetch_add(&h->inside, 1);
     atomic_store(&h->finalized, true); /* guard 58 */
     shim_close(h);
-    step_away(h);
+    leave_handle(h);
 }
 
-/* Return our descriptor's number, -1 where there is none. */
+/* Return the number of our descriptor, -1 if there is none. */
 static int
 shim_fileno(shim_handle *h)
 {
-    shim_connection *c = step_in(h);
+    shim_connection *c = enter_connection(h);
     int fd = -1;
 
     if (c != NULL) {
         fd = atomic_load(&c->fd);
-        step_out(h, c);
+        leave_connection(h, c);
     }
     return fd;
 }
@@ -900,8 +918,15 @@ shim_fileno(shim_handle *h)
 
 /* Jobs */
 
-/* Begin FUNCTION as a job of H's.  Takes over WORK, and frees it where it fails:
- * CLOSED, or FAILED with an error. */
+static struct work *
+new_work(void)
+{
+    return calloc(1, sizeof(struct work));
+}
+
+/* Begin a job of the handle that calls ``function``; if this is NULL, the
+ * job only ends when it is given up.  Takes ``work`` over, and frees it on
+ * failure. */
 static int
 begin_work(shim_handle *h, int (*function)(struct work *), struct work *work)
 {
@@ -926,13 +951,13 @@ begin_work(shim_handle *h, int (*function)(struct work *), struct work *work)
                                                   : "cannot start a thread",
              strerror(error));
     outcome = fail_with(&results, text);
-    take_results(h, &results);
+    store_results(h, &results);
     return outcome;
 }
 
-/* The same for a job that uses H's connection. */
+/* The same for a job that uses the handle's connection. */
 static int
-begin_call_work(shim_handle *h, int (*function)(struct work *),
+begin_connection_work(shim_handle *h, int (*function)(struct work *),
                 struct work *work)
 {
     shim_connection *c;
@@ -940,44 +965,39 @@ begin_call_work(shim_handle *h, int (*function)(struct work *),
 
     if (work == NULL)
         return SHIM_NO_MEMORY;
-    c = enter(h);
+    c = enter_open_connection(h);
     if (c == NULL) {
         free_work(&work->job);
         return SHIM_CLOSED;
     }
     work->connection = c;
     atomic_fetch_add(&c->references, 1);
-    hold_connection(c); /* for the job, until run_work() is done */
+    hold_connection(c); /* for the job; run_work() releases it */
     outcome = begin_work(h, function, work);
     if (outcome != SHIM_OK)
         release_connection(c);
-    return step_out(h, c) ? outcome : SHIM_CLOSED;
-}
-
-static struct work *
-new_work(void)
-{
-    return calloc(1, sizeof(struct work));
+    return leave_connection(h, c) ? outcome : SHIM_CLOSED;
 }
 
 /* The same for a job that uses no connection. */
 static int
-begin_lone_work(shim_handle *h, int (*function)(struct work *),
+begin_plain_work(shim_handle *h, int (*function)(struct work *),
                 struct work *work)
 {
     int outcome;
 
     if (work == NULL)
         return SHIM_NO_MEMORY;
-    if (!come_near(h)) {
+    if (!enter_handle(h)) {
         free_work(&work->job);
         return SHIM_CLOSED;
     }
     outcome = begin_work(h, function, work);
-    return step_away(h) ? outcome : SHIM_CLOSED;
+    return leave_handle(h) ? outcome : SHIM_CLOSED;
 }
 
-/* Return what to poll for the end of the job under way, or -1. */
+/* Return the descriptor that becomes readable when the job under way ends,
+ * or -1. */
 static int
 shim_job_fileno(shim_handle *h)
 {
@@ -990,48 +1010,49 @@ shim_job_fileno(shim_handle *h)
     return fd;
 }
 
-/* Take the job's results over and return its outcome, or WAIT if it has not
- * ended. */
+/* Take over the results of the job under way and return its outcome, or WAIT
+ * if it has not ended. */
 static int
 shim_end(shim_handle *h)
 {
     struct work *work;
     int outcome = SHIM_CLOSED;
 
-    if (!come_near(h))
+    if (!enter_handle(h))
         return SHIM_CLOSED;
     work = h->work;
     if (work != NULL && work->generation == generation) {
         outcome = SHIM_WAIT;
         if (atomic_load(&work->job.ended)) {
             outcome = work->outcome;
-            take_results(h, &work->results);
+            store_results(h, &work->results);
             work->results.data = work->results.error = NULL;
             abandon_work(h);
         }
     }
-    return step_away(h) ? outcome : SHIM_CLOSED;
+    return leave_handle(h) ? outcome : SHIM_CLOSED;
 }
 
-/* Leave the job under way, if there is one. */
+/* Give up the job under way, if there is one. */
 static void
 shim_abandon(shim_handle *h)
 {
-    if (!come_near(h))
+    if (!enter_handle(h))
         return;
     abandon_work(h);
-    step_away(h);
+    leave_handle(h);
 }
 
-/* A job that never ends, for shim_wake() to end the wait. */
+/* Begin a job that never ends, for a wait that only a deadline or
+ * shim_wake() ends. */
 static int
 shim_begin_pause(shim_handle *h)
 {
-    return begin_lone_work(h, NULL, new_work());
+    return begin_plain_work(h, NULL, new_work());
 }
 
-/* One line for each address: its family, the address, and an IPv6 address's flow
- * label and scope. */
+/* Write a line for each address: its family, the address, and, for IPv6, the
+ * flow label and scope (otherwise zeros). */
 static int
 write_addresses(const struct addrinfo *found, struct results *results)
 {
@@ -1067,7 +1088,8 @@ write_addresses(const struct addrinfo *found, struct results *results)
     return SHIM_OK;
 }
 
-/* Ask the name service.  FAILED: status has its own error code. */
+/* Ask the name service.  If it fails, ``status`` is getaddrinfo()'s error
+ * code. */
 static int
 look_up(struct work *work)
 {
@@ -1085,7 +1107,8 @@ look_up(struct work *work)
     return outcome;
 }
 
-/* Begin to look HOST up.  The data are lines then. */
+/* Begin to look up a host.  The job's data are the lines of
+ * write_addresses(). */
 static int
 shim_begin_look_up(shim_handle *h, const char *host)
 {
@@ -1097,12 +1120,13 @@ shim_begin_look_up(shim_handle *h, const char *host)
         free(work);
         return SHIM_NO_MEMORY;
     }
-    return begin_lone_work(h, look_up, work);
+    return begin_plain_work(h, look_up, work);
 }
 
 
-/* Called, with 0, before any call that may block: event loops, libuv's for one,
- * make what they watch non-blocking, and libremctl takes that for end of file. */
+/* Called with 0 before any call that may block: event loops such as libuv
+ * make the sockets that they watch non-blocking, which libremctl takes for
+ * end of file. */
 static void
 set_nonblocking(shim_connection *c, int on)
 {
@@ -1110,10 +1134,11 @@ set_nonblocking(shim_connection *c, int on)
         ioctl(c->fd, FIONBIO, &on);
 }
 
-/* Whether the server chose protocol 1, which libremctl does not tell.  Before
- * the first command remctl_output() returns DONE without I/O in protocol 2
- * and later, but reads in protocol 1: on a non-blocking socket it gives up at
- * once.  (That spoils the connection, of no use in protocol 1 anyway.) */
+/* Whether the server chose protocol 1, which libremctl does not report.
+ * Before the first command, remctl_output() returns DONE without I/O in
+ * protocol 2 and later, but in protocol 1 it reads, and on a non-blocking
+ * socket fails at once.  (The connection cannot be used after that, but
+ * protocol 1 does not use it anyway.) */
 static bool
 speaks_protocol1(shim_connection *c)
 {
@@ -1133,7 +1158,7 @@ authenticate(struct work *work)
     int outcome;
 
     set_nonblocking(c, 0); /* guard 13 */
-    hold_signals(&guard);
+    block_signals(&guard);
     c->handed_over = true;
     if (!remctl_open_fd(c->remctl, c->host, c->library_fd, c->principal))
         outcome = fail_as_libremctl(c, &work->results);
@@ -1143,16 +1168,16 @@ authenticate(struct work *work)
         c->idle = true;
         outcome = SHIM_OK;
     }
-    release_signals(&guard);
+    restore_signals(&guard);
     return outcome;
 }
 
-/* Begin to authenticate over our socket: with the KDC, the name service and the
- * server.  UNSUPPORTED: the server speaks protocol 1. */
+/* Begin the handshake over our socket, which also asks the KDC and the name
+ * service.  UNSUPPORTED: the server speaks protocol 1. */
 static int
 shim_begin_open(shim_handle *h)
 {
-    return begin_call_work(h, authenticate, new_work());
+    return begin_connection_work(h, authenticate, new_work());
 }
 
 #ifdef __linux__
@@ -1166,16 +1191,16 @@ get_tcp_info(shim_connection *c, struct tcp_info *info)
 }
 #endif
 
-/* Whether the connection was reset before the server sent an octet, as by one
- * that had no room for it in its queue.  False where the platform cannot
- * tell. */
+/* Whether the connection was reset before the server sent anything, as a
+ * server does whose queue of new connections is full.  False where the
+ * platform cannot tell. */
 static int
 shim_was_reset(shim_handle *h)
 {
     int reset = 0;
 
 #ifdef __linux__
-    shim_connection *c = step_in(h);
+    shim_connection *c = enter_connection(h);
 
     if (c != NULL) {
         struct tcp_info info;
@@ -1183,7 +1208,7 @@ shim_was_reset(shim_handle *h)
         reset = c->fd >= 0 && get_tcp_info(c, &info)
                 && info.tcpi_state == TCP_STATE_CLOSE
                 && info.tcpi_bytes_received == 0;
-        step_out(h, c);
+        leave_connection(h, c);
     }
 #else
     (void) h;
@@ -1208,43 +1233,49 @@ open_memory_file(void)
 #endif
 }
 
-/* libremctl's own socket must not take a standard descriptor's place, either:
- * where these are closed, files of ours are there while it makes one. */
-struct places {
+/* libremctl's own socket must not become a standard descriptor, either:
+ * those that are closed are filled with empty files while it makes the
+ * socket. */
+struct placeholders {
     int count;
     int fds[FIRST_DESCRIPTOR];
     struct stat files[FIRST_DESCRIPTOR];
 };
 
 static void
-take_places(struct places *places)
+fill_standard_descriptors(struct placeholders *placeholders)
 {
     int fd;
 
-    for (places->count = 0; places->count < FIRST_DESCRIPTOR; places->count++) {
+    placeholders->count = 0;
+    while (placeholders->count < FIRST_DESCRIPTOR) {
         fd = open_memory_file();
         if (fd < 0)
             return;
         if (fd >= FIRST_DESCRIPTOR
-            || fstat(fd, &places->files[places->count]) < 0) {
+            || fstat(fd, &placeholders->files[placeholders->count]) < 0) {
             close(fd);
             return;
         }
-        places->fds[places->count] = fd;
+        placeholders->fds[placeholders->count++] = fd;
     }
 }
 
-/* But not what a program has put in their places meanwhile. */
+/* Does not close files that the program has meanwhile opened at these
+ * numbers. */
 static void
-leave_places(const struct places *places)
+free_standard_descriptors(const struct placeholders *placeholders)
 {
     int i;
 
-    for (i = 0; i < places->count; i++)
-        if (is_still(places->fds[i], &places->files[i]))
-            close(places->fds[i]);
+    for (i = 0; i < placeholders->count; i++)
+        if (is_same_file(placeholders->fds[i], &placeholders->files[i]))
+            close(placeholders->fds[i]);
 }
 
+/* Whether select(), which libremctl uses for time-outs, takes all
+ * descriptors that this process can have: it overflows its sets with larger
+ * ones. */
 static bool
 select_takes_any_descriptor(void)
 {
@@ -1253,22 +1284,22 @@ select_takes_any_descriptor(void)
     return getrlimit(RLIMIT_NOFILE, &limit) == 0 && limit.rlim_cur <= FD_SETSIZE;
 }
 
-/* Connect and authenticate to a protocol 1 server, for one command: only after
- * remctl_open() does libremctl give its exit status.  Its socket is out of our
- * reach, so that a time-out of its own ends a call whose caller has gone, where no
- * descriptor can be too large for libremctl's select(). */
+/* Connect and authenticate to a protocol 1 server, for one command.
+ * libremctl reports the exit status only after remctl_open().  Its socket
+ * is out of our reach, so only libremctl's own time-out can end a call whose
+ * caller has left. */
 static int
 open_protocol1(struct work *work)
 {
     shim_connection *c = work->connection;
     struct signal_guard guard;
-    struct places places;
+    struct placeholders placeholders;
     int outcome;
 
     if (select_takes_any_descriptor()) /* guard 3 */
         remctl_set_timeout(c->remctl, work->timeout);
-    take_places(&places); /* guard 63b */
-    hold_signals(&guard);
+    fill_standard_descriptors(&placeholders); /* guard 63b */
+    block_signals(&guard);
     if (!remctl_open(c->remctl, c->host, work->port, c->principal))
         outcome = fail_as_libremctl(c, &work->results);
     else if (remctl_noop(c->remctl)
@@ -1276,13 +1307,13 @@ open_protocol1(struct work *work)
         outcome = SHIM_UNSUPPORTED;
     else
         outcome = SHIM_OK;
-    release_signals(&guard);
-    leave_places(&places);
+    restore_signals(&guard);
+    free_standard_descriptors(&placeholders);
     return outcome;
 }
 
-/* Begin that, with a time-out of TIMEOUT seconds, 0 for none.  UNSUPPORTED: the
- * server speaks protocol 1 no more. */
+/* Begin that, with a time-out in seconds, 0 for none.  UNSUPPORTED: the
+ * server no longer speaks protocol 1. */
 static int
 shim_begin_open_protocol1(shim_handle *h, unsigned short port, time_t timeout)
 {
@@ -1292,22 +1323,22 @@ shim_begin_open_protocol1(shim_handle *h, unsigned short port, time_t timeout)
         work->port = port;
         work->timeout = timeout;
     }
-    return begin_call_work(h, open_protocol1, work);
+    return begin_connection_work(h, open_protocol1, work);
 }
 
 
-/* Tell the kernel when to call the socket readable. */
+/* Tell the kernel at how many octets to report the socket as readable. */
 static void
-set_mark(shim_connection *c, int mark)
+set_low_water_mark(shim_connection *c, int mark)
 {
-    if (c->mark != mark
-        && setsockopt(c->fd, SOL_SOCKET, SO_RCVLOWAT, &mark, sizeof(mark))
-               == 0)
-        c->mark = mark;
+    if (c->low_water_mark != mark
+        && setsockopt(c->fd, SOL_SOCKET, SO_RCVLOWAT, &mark, sizeof(mark)) == 0)
+        c->low_water_mark = mark;
 }
 
-/* Have the next segment acknowledged at once: the server sends a reply in two
- * small writes, and its Nagle algorithm waits for the acknowledgement. */
+/* Have the next segment acknowledged at once: a server sends a reply in two
+ * small writes, and its Nagle algorithm delays the second until the first is
+ * acknowledged. */
 static void
 quick_ack(shim_connection *c)
 {
@@ -1320,16 +1351,17 @@ quick_ack(shim_connection *c)
 #endif
 }
 
-/* Before a wait for a token, or the rest of one: until OCTETS are there. */
+/* Prepare to wait for a token, or the rest of one, until so many octets are
+ * there. */
 static void
 expect_token(shim_connection *c, int octets)
 {
-    set_mark(c, octets);
+    set_low_water_mark(c, octets);
     quick_ack(c);
 }
 
 
-/* Nothing may have come from the server between a reply and the next
+/* Fail if anything has come from the server between a reply and the next
  * command: it would be taken for the next reply. */
 static int
 check_quiet(shim_connection *c, struct results *results)
@@ -1358,16 +1390,16 @@ send_command(shim_connection *c, struct results *results,
 
     c->idle = false;
     set_nonblocking(c, 0);
-    hold_signals(&guard);
+    block_signals(&guard);
     if (!remctl_commandv(c->remctl, command, count))
         outcome = fail_as_libremctl(c, results);
     else if (c->fd >= 0)
         expect_token(c, TOKEN_HEADER);
-    release_signals(&guard);
+    restore_signals(&guard);
     return outcome;
 }
 
-/* How many octets a command has in the end, but for the headers of its tokens. */
+/* The size of a command on the wire, without the headers of its tokens. */
 static size_t
 command_size(const size_t *lengths, size_t count)
 {
@@ -1378,15 +1410,16 @@ command_size(const size_t *lengths, size_t count)
     return size;
 }
 
-/* Send a command of COUNT arguments: DATA and LENGTHS have one entry for each.
- * BLOCKS, with nothing sent, unless it fits the send buffer. */
+/* Send a command of ``count`` arguments: ``data`` and ``lengths`` have an
+ * entry for each.  BLOCKS, and nothing has been sent, if it does not fit
+ * into the send buffer. */
 static int
 shim_command(shim_handle *h, char *const *data, const size_t *lengths,
              size_t count)
 {
     struct results results = {0};
     struct iovec *vector = NULL;
-    shim_connection *c = enter(h);
+    shim_connection *c = enter_open_connection(h);
     size_t i, size = command_size(lengths, count);
     int outcome = SHIM_OK;
 
@@ -1414,7 +1447,7 @@ shim_command(shim_handle *h, char *const *data, const size_t *lengths,
         outcome = send_command(c, &results, vector, count);
     }
     free(vector);
-    return leave(h, c, outcome, &results);
+    return finish_call(h, c, outcome, &results);
 }
 
 static int
@@ -1424,8 +1457,8 @@ send_large_command(struct work *work)
                         work->count);
 }
 
-/* Begin to send a command that shim_command() has not sent: a copy of it, as the
- * caller may leave. */
+/* Begin to send a command, which may block.  It is copied, as the caller may
+ * leave before the job ends. */
 static int
 shim_begin_command(shim_handle *h, char *const *data, const size_t *lengths,
                    size_t count)
@@ -1449,13 +1482,13 @@ shim_begin_command(shim_handle *h, char *const *data, const size_t *lengths,
         work->command[i].iov_len = lengths[i];
         octets += lengths[i];
     }
-    return begin_call_work(h, send_large_command, work);
+    return begin_connection_work(h, send_large_command, work);
 }
 
 
-/* Whether a token is encrypted, as far as it can be told from its beginning: by
- * the flags of an RFC 4121 token, or the seal algorithm of an older one (RFC
- * 1964, RFC 4757), which comes after a DER length and the mechanism. */
+/* Tell from the beginning of a token whether it is encrypted: from the flags
+ * of an RFC 4121 token, or the seal algorithm of an older one (RFC 1964, RFC
+ * 4757), which comes after a DER length and the mechanism. */
 static enum protection
 protection_of(const unsigned char *token, size_t length)
 {
@@ -1476,9 +1509,10 @@ protection_of(const unsigned char *token, size_t length)
     return SEALED;
 }
 
-/* Keep what the first N octets of a token tell of it. */
+/* Remember what the first ``n`` octets of a token, its header included, tell
+ * of it. */
 static void
-look_at_head(shim_connection *c, const unsigned char *head, ssize_t n)
+inspect_head(shim_connection *c, const unsigned char *head, ssize_t n)
 {
     c->next_token.flags = (n > 0) ? head[0] : 0;
     c->next_token.protection =
@@ -1496,8 +1530,9 @@ token_length(const unsigned char *header)
     return ntohl(length);
 }
 
-/* How many octets must be there before a read cannot block: 0 if enough are,
- * or if there will be no more and libremctl shall find out. */
+/* How many octets must be there until reading the next token cannot block.
+ * 0 if there are enough, or if no more will come: libremctl then reports
+ * the error. */
 static int
 octets_wanted(shim_connection *c)
 {
@@ -1506,7 +1541,7 @@ octets_wanted(shim_connection *c)
     int available;
     ssize_t n = recv(c->fd, head, sizeof(head), MSG_PEEK | MSG_DONTWAIT);
 
-    look_at_head(c, head, n);
+    inspect_head(c, head, n);
     if (n < 0)
         return errno == EAGAIN || errno == EWOULDBLOCK || errno == EINTR;
     if (n == 0)
@@ -1523,8 +1558,9 @@ octets_wanted(shim_connection *c)
 }
 
 /* OK if the next token can be read without blocking, WAIT if more must come,
- * BLOCKS if only reading can bring more: the kernel reports the socket
- * readable below the mark when its receive memory is full. */
+ * BLOCKS if no more can come until something is read: when its receive
+ * memory is full, the kernel reports the socket as readable below the
+ * low-water mark. */
 static int
 token_ready(shim_connection *c)
 {
@@ -1541,15 +1577,16 @@ token_ready(shim_connection *c)
         if (poll(&readable, 1, 0) <= 0)
             return SHIM_WAIT;
         if (readable.revents & ~POLLIN) {
-            octets_wanted(c); /* more may have come, and no more will */
+            octets_wanted(c); /* for the head: this is all that will come */
             return SHIM_OK;
         }
     }
     return SHIM_OK;
 }
 
-/* A server can make libremctl answer a token with a MIC, as in protocol 1: a
- * write that may block.  No such token is due after a protocol 2 handshake. */
+/* Whether libremctl would answer the token with a MIC, as in protocol 1:
+ * that write may block.  After a protocol 2 handshake a server has no reason
+ * to send such a token. */
 static bool
 demands_mic(struct token_head token)
 {
@@ -1558,8 +1595,10 @@ demands_mic(struct token_head token)
 
 #define NOT_ENCRYPTED "the server has sent a token that is not encrypted"
 
-/* Read the token whose head we have seen.  libremctl does not tell whether it was
- * encrypted; one that we cannot tell it of is for libremctl to refuse. */
+/* Read the token that inspect_head() has seen.  libremctl does not report
+ * whether a token was encrypted.  One that we do not recognize is given to
+ * libremctl first, for its error if the token is malformed; if libremctl
+ * accepts it, we refuse it. */
 static int
 read_token(shim_connection *c, struct results *results)
 {
@@ -1576,12 +1615,12 @@ read_token(shim_connection *c, struct results *results)
         return fail(c, results, NOT_ENCRYPTED);
     results->type = (int) output->type;
     results->stream = output->stream;
-    /* libremctl reads the octet through a char, signed on most machines. */
+    /* libremctl reads the octet as a char, which is signed on most machines. */
     results->status = output->status;
     if (results->status >= -128 && results->status < 0)
         results->status += 256; /* guard 33 */
     results->code = (unsigned int) output->error;
-    /* Taken over instead of copied: libremctl frees NULL happily. */
+    /* Taken over, not copied: libremctl then frees NULL, which does nothing. */
     results->data = output->data;
     results->length = output->length;
     output->data = NULL; /* guard 9a */
@@ -1591,21 +1630,22 @@ read_token(shim_connection *c, struct results *results)
     return SHIM_OK;
 }
 
-/* For those who watch the descriptor, before they ask for the next token. */
+/* Have the descriptor reported as readable again when the next token begins:
+ * users may watch it between calls. */
 static void
 after_token(shim_connection *c, int outcome)
 {
     if (outcome == SHIM_OK && c->fd >= 0)
-        set_mark(c, TOKEN_HEADER);
+        set_low_water_mark(c, TOKEN_HEADER);
 }
 
-/* Read one output token into type, stream, status, code, data and length, if it
- * is there as a whole. */
+/* Read one output token, if all of it is there, into type, stream, status,
+ * code, data and length. */
 static int
 shim_output(shim_handle *h)
 {
     struct results results = {0};
-    shim_connection *c = enter(h);
+    shim_connection *c = enter_open_connection(h);
     int outcome;
 
     if (c == NULL)
@@ -1615,10 +1655,10 @@ shim_output(shim_handle *h)
     if (outcome == SHIM_OK)
         outcome = read_token(c, &results);
     after_token(c, outcome);
-    return leave(h, c, outcome, &results);
+    return finish_call(h, c, outcome, &results);
 }
 
-/* Read until LENGTH octets have come, or no more will. */
+/* Read ``length`` octets, or fewer if no more will come. */
 static size_t
 receive(int fd, unsigned char *octets, size_t length)
 {
@@ -1634,7 +1674,7 @@ receive(int fd, unsigned char *octets, size_t length)
     return received;
 }
 
-/* Make FD, which stays the caller's, what libremctl reads from. */
+/* Have libremctl read from ``fd``, which stays the caller's. */
 static bool
 connect_library(shim_connection *c, int fd)
 {
@@ -1655,22 +1695,23 @@ read_from_memory(shim_connection *c, struct results *results,
 
     if (file < 0)
         return fail(c, results, strerror(errno));
-    errno = EFBIG; /* for a part of it */
+    errno = EFBIG; /* for a short write, which does not set it */
     if (pwrite(file, token, length, 0) != (ssize_t) length
         || lseek(file, 0, SEEK_SET) != 0 || !connect_library(c, file))
         outcome = fail(c, results, strerror(errno));
     close(file);
     if (outcome == SHIM_OK)
         outcome = read_token(c, results);
-    /* After a failure libremctl may have closed its descriptor. */
+    /* Not after a failure: libremctl may have closed its descriptor. */
     if (outcome == SHIM_OK && !connect_library(c, c->fd))
         outcome = fail(c, results, strerror(errno));
     return outcome;
 }
 
-/* Read a token of which not all is there.  We read it first, and libremctl from
- * memory: the kernel may have no room for more, were we to wait for enough to see
- * whether it is encrypted. */
+/* Read a token of which not all is there yet, into memory, from where
+ * libremctl then reads it.  We must see the head to tell whether it is
+ * encrypted, and the kernel may have no room for that much until something
+ * is read. */
 static int
 read_slow_token(shim_connection *c, struct results *results)
 {
@@ -1686,7 +1727,7 @@ read_slow_token(shim_connection *c, struct results *results)
         return SHIM_NO_MEMORY;
     memcpy(token, header, received);
     received += receive(c->fd, token + received, length);
-    look_at_head(c, token, (ssize_t) received);
+    inspect_head(c, token, (ssize_t) received);
     outcome = read_from_memory(c, results, token, received);
     free(token);
     return outcome;
@@ -1700,28 +1741,28 @@ read_output(struct work *work)
     int outcome;
 
     set_nonblocking(c, 0);
-    hold_signals(&guard);
+    block_signals(&guard);
     if (c->fd >= 0) {
-        set_mark(c, 1);
+        set_low_water_mark(c, 1);
         outcome = read_slow_token(c, &work->results);
     } else
         outcome = read_token(c, &work->results);
-    release_signals(&guard);
+    restore_signals(&guard);
     after_token(c, outcome);
     return outcome;
 }
 
-/* Begin to read a token for which shim_output() would block. */
+/* Begin to read a token for which shim_output() returned BLOCKS. */
 static int
 shim_begin_output(shim_handle *h)
 {
-    return begin_call_work(h, read_output, new_work());
+    return begin_connection_work(h, read_output, new_work());
 }
 
 
-/* Send NOOP, and return the type of the message that comes next: the answer, or
- * what old servers have in its place.  Each is one token, so that the connection
- * is in step.  0 for a failure.  Only libremctl's text tells. */
+/* Send NOOP and return the type of the next message: the answer, or what old
+ * servers send instead, which only libremctl's error text tells.  Either is
+ * one token, so the connection stays in step.  Returns 0 on failure. */
 static int
 exchange_noop(shim_connection *c, struct results *results)
 {
@@ -1738,9 +1779,11 @@ exchange_noop(shim_connection *c, struct results *results)
     return 0;
 }
 
-/* How many errors in a row show that a server refuses NOOP.  A stock remctld that
- * can start no process sends one for each summary that "help" asks for. */
-#define MOST_ASKED 16 /* guard 64b */
+/* After so many NOOPs that were all answered by errors, the server is one
+ * that refuses NOOP.  Some of the errors may be left of the last reply: a
+ * stock remctld that cannot start a process sends one for each summary that
+ * "help" asks for. */
+#define MAX_NOOPS 16 /* guard 64b */
 
 static int
 ask_for_noop(struct work *work)
@@ -1748,61 +1791,62 @@ ask_for_noop(struct work *work)
     shim_connection *c = work->connection;
     struct results *results = &work->results;
     struct signal_guard guard;
-    int answer, asked = 0, outcome = check_quiet(c, results);
+    int answer, sent = 0, outcome = check_quiet(c, results);
 
     if (outcome != SHIM_OK)
         return outcome;
-    set_mark(c, 1);
+    set_low_water_mark(c, 1);
     set_nonblocking(c, 0);
     c->idle = false;
-    hold_signals(&guard);
+    block_signals(&guard);
     do {
         answer = exchange_noop(c, results);
-        asked++;
+        sent++;
     } while (answer == MESSAGE_ERROR && c->noop == UNTRIED
-             && asked < MOST_ASKED);
-    release_signals(&guard);
+             && sent < MAX_NOOPS);
+    restore_signals(&guard);
     if (answer == 0)
         return SHIM_FAILED;
-    if ((answer != MESSAGE_ERROR && asked > 1)
-        || (answer != MESSAGE_NOOP && c->noop == DONE))
+    if ((answer != MESSAGE_ERROR && sent > 1)
+        || (answer != MESSAGE_NOOP && c->noop == ANSWERED))
         return fail(c, results,
                     "the server has answered the last command again");
-    c->noop = (answer == MESSAGE_NOOP) ? DONE : REFUSED;
+    c->noop = (answer == MESSAGE_NOOP) ? ANSWERED : REFUSED;
     c->idle = true;
     return (answer == MESSAGE_NOOP) ? SHIM_OK : SHIM_UNSUPPORTED;
 }
 
-/* Begin to send NOOP and read the answer.  UNSUPPORTED: the server is too old, and
- * the connection as good as before.
+/* Begin to send NOOP and read the answer.  UNSUPPORTED: the server is too old
+ * for NOOP, and the connection can still be used.
  *
- * Servers answer in order, so that this also proves that there is nothing left
- * of the last reply.  Error tokens may be left of it, or may be an old server's
- * answers to NOOP.  Asking again tells: what was left shifts the answers. */
+ * Servers answer in order, so the answer also proves that nothing is left of
+ * the last reply.  An error token may be left of that reply, or may be an
+ * old server's answer to NOOP.  Sending more NOOPs tells which: after
+ * leftovers, another answer comes at last. */
 static int
 shim_begin_noop(shim_handle *h)
 {
-    return begin_call_work(h, ask_for_noop, new_work());
+    return begin_connection_work(h, ask_for_noop, new_work());
 }
 
 
-/* Seconds since the server last sent something, or -1 where the platform
- * cannot tell.  poll() does not wake up below the mark, so this tells a slow
- * token from a stalled one. */
+/* Return the seconds since the server last sent something, or -1 where the
+ * platform cannot tell.  As poll() does not wake up below the low-water
+ * mark, only this tells a slow token from a stalled one. */
 static double
 shim_silence(shim_handle *h)
 {
     double silence = -1;
 
 #ifdef __linux__
-    shim_connection *c = step_in(h);
+    shim_connection *c = enter_connection(h);
 
     if (c != NULL) {
         struct tcp_info info;
 
         if (c->fd >= 0 && get_tcp_info(c, &info))
             silence = info.tcpi_last_data_recv / 1000.0;
-        step_out(h, c);
+        leave_connection(h, c);
     }
 #else
     (void) h;
@@ -1810,23 +1854,23 @@ shim_silence(shim_handle *h)
     return silence;
 }
 
-/* A number that changes whenever the server has acknowledged or sent
- * something, or 0 for ever where the platform cannot tell.  It tells a slow
- * transfer from a stalled one. */
+/* Return a number that changes whenever the server has acknowledged or sent
+ * something, which tells a slow transfer from a stalled one; always 0 where
+ * the platform cannot tell. */
 static unsigned long long
 shim_progress(shim_handle *h)
 {
     unsigned long long progress = 0;
 
 #ifdef __linux__
-    shim_connection *c = step_in(h);
+    shim_connection *c = enter_connection(h);
 
     if (c != NULL) {
         struct tcp_info info;
 
         if (c->fd >= 0 && get_tcp_info(c, &info))
             progress = info.tcpi_bytes_acked + info.tcpi_bytes_received;
-        step_out(h, c);
+        leave_connection(h, c);
     }
 #else
     (void) h;

@@ -46,9 +46,10 @@ def build(number: int, removal: Removal, directory: Path) -> Path:
 
 
 def fails(tests: Sequence[str], package: Path) -> bool:
-    """Whether one of the tests fails with this package."""
-    # By a thread: without a guard, signals may not get through.
-    options = ["-qx", "--color=no", "-o", "timeout=20", "-o", "timeout_method=thread"]
+    """Return whether one of the tests fails with this package."""
+    # A test that times out counts as failed, so the limit is far above what any takes
+    # on a busy machine.  By a thread: without a guard, signals may not get through.
+    options = ["-qx", "--color=no", "-o", "timeout=60", "-o", "timeout_method=thread"]
     result = subprocess.run(
         [sys.executable, "-m", "pytest", *options, *tests],
         cwd=TESTS,

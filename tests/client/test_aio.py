@@ -66,7 +66,7 @@ def loop(event_loop_kind: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[Loop
 
 
 def test_a_connection(server: Server) -> None:
-    """Enter, iterate, run, noop, leave."""
+    """S63: enter, iterate, run, noop, leave."""
 
     async def main() -> None:
         async with remctl.aio.Remctl(server.host, server.port) as client:
@@ -108,7 +108,7 @@ def test_calls_that_block_after_the_loop_has_watched(server: Server) -> None:
 
 
 def test_an_object_serves_one_loop_after_another(server: Server) -> None:
-    """As long as no call is under way."""
+    """S63: as long as no call is under way."""
     client = remctl.aio.Remctl()
     asyncio.run(client.open(server.host, server.port))
     assert asyncio.run(client.run(["test", "hello"])) == HELLO
@@ -116,7 +116,7 @@ def test_an_object_serves_one_loop_after_another(server: Server) -> None:
 
 
 def test_an_object_in_use_refuses_another_loop(server: Server, loop: Loop) -> None:
-    """RuntimeError, and the call goes on."""
+    """S63: RuntimeError, and the call goes on."""
     client = remctl.aio.Remctl()
     loop.run(client.open(server.host, server.port))
     call = asyncio.run_coroutine_threadsafe(
@@ -246,7 +246,7 @@ def test_a_call_left_in_a_closed_loop(server: Server) -> None:
 
 
 def test_tasks_share_an_object(server: Server) -> None:
-    """Each gets its own command's result."""
+    """S63: each gets its own command's result."""
 
     async def main() -> None:
         async with remctl.aio.Remctl(server.host, server.port) as client:
@@ -318,7 +318,7 @@ def test_timers_do_not_pile_up(server: Server) -> None:
 
 @pytest.mark.parametrize("name", STAGES)
 def test_cancelled(name: str, scripted: Scripted, server: Server, loop: Loop) -> None:
-    """At once; what the call held is released, and open() works again."""
+    """S63: at once; what the call held is released, and open() works again."""
     with STAGES[name](scripted) as stage:
         before = in_use()
         client = TwinRemctl()
@@ -477,7 +477,7 @@ def threads() -> int:
 
 
 def test_waiting_takes_no_threads(server: Server) -> None:
-    """A connection that waits for a slow command holds none."""
+    """S63: a connection that waits for a slow command holds none."""
 
     async def main() -> None:
         clients = [remctl.aio.Remctl() for _ in range(20)]

@@ -471,7 +471,7 @@ def test_bad_sock(
     error: type[Exception],
     text: str,
 ) -> None:
-    """open(sock=...): only a connected stream socket; another stays the caller's."""
+    """S59: only a connected stream socket; another stays the caller's."""
     client, port = unchanged
     sock = make(port)
     before = descriptors()
@@ -825,6 +825,6 @@ def test_names_that_nobody_has(host: str) -> None:
 
 
 def test_names_that_are_not_ascii() -> None:
-    """Hazard 62: name service and Kerberos see the same, IDNA."""
+    """S13, hazard 62: name service and Kerberos see the same, IDNA."""
     with pytest.raises(remctl.RemctlError, match="unknown host xn--bcher-kva"):
         remctl.Remctl("b\N{LATIN SMALL LETTER U WITH DIAERESIS}cher.invalid")

@@ -64,7 +64,7 @@ def test_a_hundred_clients_at_once(server: Server) -> None:
 
 @pytest.mark.parametrize("after", [0, 1, 2])
 def test_open_tries_again(scripted: Scripted, after: int) -> None:
-    """Wherever in the handshake it is reset, if the server has said nothing."""
+    """S64: wherever in the handshake it is reset, if the server has said nothing."""
     reset = [["handshake", {"stop": ["reset", after]}]]
     server = scripted(reset, reset, SERVE)
     with remctl.Remctl(HOST, server.port, PRINCIPAL) as client:
@@ -74,7 +74,7 @@ def test_open_tries_again(scripted: Scripted, after: int) -> None:
 
 
 def test_open_gives_up(scripted: Scripted) -> None:
-    """After a number of times, in a few seconds, with an error that says so."""
+    """S64: after a number of times, in a few seconds, with an error that says so."""
     server = scripted([RESET])
     client = remctl.Remctl()
     with pytest.raises(remctl.RemctlError, match=USED_UP) as caught:
@@ -96,7 +96,7 @@ def test_open_gives_up(scripted: Scripted) -> None:
 def test_a_server_that_answers_is_asked_once(
     scripted: Scripted, steps: list[Any]
 ) -> None:
-    """What a server that saw the client does to it is final."""
+    """S64: what a server that saw the client does to it is final."""
     server = scripted(steps)
     with pytest.raises(remctl.RemctlError, match=r"error receiving|GSS-API error"):
         remctl.Remctl(HOST, server.port, PRINCIPAL)
@@ -104,7 +104,7 @@ def test_a_server_that_answers_is_asked_once(
 
 
 def test_a_socket_of_the_callers_is_used_once(scripted: Scripted) -> None:
-    """open(sock=...) cannot connect again."""
+    """S64: open(sock=...) cannot connect again."""
     server = scripted([["handshake", {"stop": ["reset", 1]}]])
     sock = socket.create_connection((HOST, server.port))
     with pytest.raises(remctl.RemctlError, match=r"error (receiv|send)ing"):
@@ -113,7 +113,7 @@ def test_a_socket_of_the_callers_is_used_once(scripted: Scripted) -> None:
 
 
 def test_the_time_out_holds_for_all_tries_together(scripted: Scripted) -> None:
-    """It ends them early."""
+    """S64: it ends them early."""
     server = scripted([RESET])
     start = time.monotonic()
     with pytest.raises(remctl.RemctlTimeoutError, match="timed out"):

@@ -642,7 +642,7 @@ def test_reply_must_be_read_first(
 
 
 def test_run(client: remctl.Remctl) -> None:
-    """A whole command: output, status, and an exception for the server's error."""
+    """S54: a whole command: output, status, and an exception for the server's error."""
     result = client.run(iter(["test", "streams", "out", "err"]))
     assert result == remctl.RemctlSimpleResult(b"out", b"err", 0)
     assert client.run(["test", "status", "7"]).status == 7
@@ -655,7 +655,7 @@ def test_run(client: remctl.Remctl) -> None:
 
 
 def test_iteration(client: remctl.Remctl) -> None:
-    """Iterating yields the rest of the reply, and is over after it."""
+    """S38: iterating yields the rest of the reply, and is over after it."""
     assert list(client) == []
     client.command(["test", "streams", "out", ""])
     assert next(iter(client)).output == b"out"
@@ -742,7 +742,7 @@ def test_close_with_an_unread_reply(server: Server, client: remctl.Remctl) -> No
 
 
 def test_context_manager(server: Server) -> None:
-    """A with block gives the object, closes it at the end and hides no exception."""
+    """S38: with gives the object, closes it at the end and hides no exception."""
     client = remctl.Remctl()
     with client as same:
         assert same is client
@@ -827,7 +827,7 @@ def test_many_commands_on_one_connection(scripted: Callable[..., Any]) -> None:
 
 
 def test_fileno_is_what_to_wait_on(client: remctl.Remctl, tmp_path: Path) -> None:
-    """The descriptor is readable when output() has something to read."""
+    """S58: the descriptor is readable when output() has something to read."""
     over = tmp_path / "over"
     assert os.get_inheritable(client.fileno()) is False
 
@@ -864,7 +864,7 @@ def test_fileno_after_a_token_in_pieces(
 
 
 def test_sock_is_used_and_taken_over(server: Server) -> None:
-    """open(sock=...): host is for the principal, port for nothing."""
+    """S59: open(sock=...): host is for the principal, port for nothing."""
     before = descriptors()
     client = remctl.Remctl(source_ip="::1")
     for timeout in (None, 30.0):
@@ -898,7 +898,7 @@ def test_keepalive(server: Server) -> None:
 
 
 def test_sock_with_a_principal(server: Server) -> None:
-    """open(sock=...): the principal, where host is no name of the server."""
+    """S59: open(sock=...): the principal, where host is no name of the server."""
     client = remctl.Remctl()
     sock = socket.create_connection(("127.0.0.1", server.port))
     client.open("far.example", None, server.principal, sock=sock)
@@ -907,7 +907,7 @@ def test_sock_with_a_principal(server: Server) -> None:
 
 
 def test_sock_is_closed_when_open_fails(server: Server) -> None:
-    """open(sock=...): it is the object's from there on."""
+    """S59: open(sock=...): it is the object's from there on."""
     before = descriptors()
     client = remctl.Remctl()
     sock = socket.create_connection(("127.0.0.1", server.port))
@@ -920,7 +920,7 @@ def test_sock_is_closed_when_open_fails(server: Server) -> None:
 
 @pytest.mark.parametrize("timeout", [0, 60])
 def test_sock_may_be_a_tunnel(server: Server, timeout: float) -> None:
-    """open(sock=...): a UNIX socket, small and large commands, and much output."""
+    """S59: open(sock=...): a UNIX socket, small and large commands, and much output."""
     ours, theirs = socket.socketpair()
     target = socket.create_connection(("127.0.0.1", server.port))
     data = random.Random(1).randbytes(1_000_000)

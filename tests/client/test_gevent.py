@@ -286,7 +286,7 @@ def test_tls_sockets(prologue: list[str]) -> None:
 
 
 def test_sharing_an_object(run_green: Run, server: Server) -> None:
-    """S47: each greenlet gets its own reply."""
+    """S60: each greenlet gets its own reply."""
     code = """
     r = remctl.Remctl(sys.argv[1], int(sys.argv[2]), timeout=30)
     replies = {}

@@ -122,7 +122,7 @@ def count_asked(server: Any, client: remctl.Remctl) -> int:
 def test_the_proof_is_asked_for_once_and_only_where_it_is_needed(
     scripted: Callable[..., Any],
 ) -> None:
-    """Before the next command; who stops there pays nothing."""
+    """S65: before the next command; who stops there pays nothing."""
     server, client = play(scripted, "wait_eof")
     assert count_asked(server, client) == 0
     server, client = play(scripted, "serve")
@@ -137,7 +137,7 @@ def test_the_proof_is_asked_for_once_and_only_where_it_is_needed(
 
 @pytest.mark.parametrize("noop", ["version2", "error"])
 def test_servers_without_noop(scripted: Callable[..., Any], noop: str) -> None:
-    """Their refusal is an answer, too, and in its place."""
+    """S65: their refusal is an answer, too, and in its place."""
     server, client = play(scripted, ["serve", {"noop": noop}])
     assert client.run(["test", "echo", "x"]).stdout == b"x"
     assert client.noop() is False
@@ -183,7 +183,7 @@ def test_servers_without_noop(scripted: Callable[..., Any], noop: str) -> None:
 def test_what_comes_in_place_of_the_proof(
     scripted: Callable[..., Any], answers: list[Any], text: str, call: str
 ) -> None:
-    """S43: the connection is closed, and nothing was sent."""
+    """S43, S65: the connection is closed, and nothing was sent."""
     server, client = play(scripted, "read", *answers, "hang")
     with pytest.raises(remctl.RemctlError, match=text) as caught:
         client.run(["test", "x"]) if call == "run" else client.noop()
@@ -199,7 +199,7 @@ def test_what_comes_in_place_of_the_proof(
 def test_a_server_that_has_done_noop_does_not_refuse_it(
     scripted: Callable[..., Any], refusal: list[Any]
 ) -> None:
-    """What comes in place of the answer is another answer to the command, at once."""
+    """S65: what comes in place of the answer is one more answer to the command."""
     server = scripted(
         ["handshake", "read", "noop", "read", ERROR, "read", refusal, "hang"]
     )
@@ -225,7 +225,7 @@ def test_the_proof_times_out(scripted: Callable[..., Any]) -> None:
 
 
 def test_no_command_ever_gets_the_reply_of_another(helpful: Server) -> None:
-    """Errors and commands in any order, and any time between the server's tokens."""
+    """S31: errors and commands in any order, any time between the server's tokens."""
     chance = random.Random(20261128)
     refused = answered = 0
     errors = [TWICE, HELPED, ["unknown"], ["echo", "error"]]

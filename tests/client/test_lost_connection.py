@@ -167,7 +167,7 @@ def test_commands_wait_for_the_end_of_the_reply(client: remctl.Remctl) -> None:
 def test_an_error_for_a_command_of_several_tokens(
     scripted: Scripted, server: Server, *, run: bool
 ) -> None:
-    """Hazard 37: it is delivered, but there may be more: the connection is lost."""
+    """S65, hazard 37: it is delivered; as there may be more, the connection is lost."""
     error = ["error", {"code": 8, "text": "Too much data"}]
     strict = scripted(["handshake", "read", error, "barrier", error, "hang"])
     client = remctl.Remctl(HOST, strict.port)
@@ -263,7 +263,7 @@ def test_two_empty_outputs(scripted: Scripted, stream: int) -> None:
 
 
 def test_replies_that_are_not_encrypted(scripted: Scripted) -> None:
-    """Hazard 28: libremctl accepts what is only signed, and does not tell."""
+    """S65, hazard 28: libremctl accepts what is only signed, and does not tell."""
     output = ["message", {"hex": "0203010000000178", "encrypt": False}]
     odd = scripted(["handshake", "read", ["output", {"text": "a"}], output, "hang"])
     with remctl.Remctl(HOST, odd.port) as client:

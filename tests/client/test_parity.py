@@ -18,7 +18,7 @@ METHODS = [
 
 
 def test_names() -> None:
-    """The twin has what the blocking interface has, and no more."""
+    """S63: the twin has what the blocking interface has, and no more."""
     assert [name for name in dir(remctl.aio.Remctl) if not name.startswith("_")] == [
         name for name in METHODS if not name.startswith("_")
     ]
@@ -27,7 +27,7 @@ def test_names() -> None:
 
 @pytest.mark.parametrize("name", ["remctl", *METHODS])
 def test_parity(name: str) -> None:
-    """Arguments, defaults, annotations, and the first line of the docstring."""
+    """S63: arguments, defaults, annotations, and the first line of the docstring."""
     blocking, twin = (
         getattr(module if name == "remctl" else module.Remctl, name)
         for module in (remctl, remctl.aio)

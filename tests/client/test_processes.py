@@ -159,7 +159,7 @@ client.close()
 
 
 def test_connection_ends_when_the_parent_closes_it(scripted: Start) -> None:
-    """A child that has not touched the object does not keep it open."""
+    """S62: a child that has not touched the object does not keep it open."""
     server = scripted(["handshake", "wait_eof"], ["handshake", "wait_eof"])
     script = f"""if True:
         import os, sys
@@ -182,7 +182,7 @@ def test_connection_ends_when_the_parent_closes_it(scripted: Start) -> None:
 def test_fork_while_another_thread_uses_the_object(
     server: Server, tmp_path: Path
 ) -> None:
-    """A lock that another thread holds at the fork stays behind."""
+    """S62: a lock that another thread holds at the fork stays behind."""
     program = (
         FORK
         + """
@@ -352,7 +352,7 @@ wait(child)
 
 
 def test_child_of_a_child(server: Server, tmp_path: Path) -> None:
-    """A connection belongs to the process that opened it, down the line."""
+    """S62: a connection belongs to the process that opened it, down the line."""
     program = (
         FORK
         + """
@@ -419,7 +419,7 @@ def test_multiprocessing(method: str, server: Server) -> None:
 
 
 def test_programs_started_do_not_inherit_the_connection(server: Server) -> None:
-    """Its descriptors are closed on exec, so that close() is the end of it."""
+    """S62: its descriptors are closed on exec, so that close() is the end of it."""
     listing = ["ls", "/proc/self/fd"]
 
     def inherited() -> bytes:

@@ -180,7 +180,7 @@ def test_noop_is_false_and_changes_nothing(scripted: Scripted) -> None:
 
 
 def test_there_is_no_descriptor_to_wait_on(scripted: Scripted) -> None:
-    """fileno() raises RemctlNotOpenedError, and the connection stays usable."""
+    """S58: fileno() raises RemctlNotOpenedError, and the connection stays usable."""
     server = scripted(SERVE)
     with remctl.Remctl(HOST, server.port) as client:
         with pytest.raises(remctl.RemctlNotOpenedError):
@@ -360,7 +360,7 @@ def test_a_server_that_turns_from_1_to_2_and_back(scripted: Scripted) -> None:
 
 
 def test_a_socket_cannot_serve_protocol_1(scripted: Scripted, server: Server) -> None:
-    """Hazard 32: open(sock=...) says that it cannot, and closes the socket."""
+    """S59, hazard 32: open(sock=...) says that it cannot, and closes the socket."""
     old = scripted(SERVE)
     client = remctl.Remctl()
     sock = socket.create_connection(("127.0.0.1", old.port))
@@ -437,7 +437,7 @@ def test_a_server_that_has_gone(scripted: Scripted, server: Server) -> None:
 
 
 def test_a_command_too_large_for_protocol_1(scripted: Scripted, server: Server) -> None:
-    """Hazard 40: a command has one token there; a larger one is refused, unsent."""
+    """S48, hazard 40: a command has one token; a larger one is refused, unsent."""
     old = scripted(SERVE)
     client = remctl.Remctl(HOST, old.port)
     largest = b"x" * (64 * 1024 - 4 - 3 * 4 - 2)

@@ -53,7 +53,7 @@ copies = pytest.mark.parametrize(
 def test_results_and_tokens_can_be_copied(
     value: object, duplicate: Callable[[Any], Any]
 ) -> None:
-    """Results and tokens pickle and copy, to equal ones of the same types."""
+    """S56: results and tokens pickle and copy, to equal ones of the same types."""
     result = duplicate(value)
     assert type(result) is type(value)
     assert result == value
@@ -118,7 +118,7 @@ def test_exceptions_attributes(
 def test_exceptions_are_made_of_their_args(
     error: remctl.RemctlError, attributes: dict[str, object]
 ) -> None:
-    """Serialisers of task queues keep the class and args: that makes an equal one."""
+    """S18: task queues keep the class and args: that makes an equal exception."""
     result = type(error)(*error.args)
     assert vars(result) == vars(error) == {"value": str(error), **attributes}
     assert (str(result), repr(result)) == (str(error), repr(error))
@@ -172,7 +172,7 @@ def test_hierarchy_of_the_exceptions() -> None:
 
 
 def test_timeout_is_a_timeout_error(server: Server) -> None:
-    """A real time-out is caught as TimeoutError, and pickles."""
+    """S47: a real time-out is caught as TimeoutError, and pickles."""
     with remctl.Remctl(server.host, server.port, timeout=0.1) as client:
         with pytest.raises(TimeoutError) as caught:
             client.run(["test", "sleep", "1"])
@@ -191,14 +191,14 @@ def test_servers_error_can_be_pickled(server: Server) -> None:
 
 
 def test_check_returns_the_result_of_a_success(server: Server) -> None:
-    """check() gives the result itself when the status is 0."""
+    """S55: check() gives the result itself when the status is 0."""
     result = remctl.remctl(server.host, server.port, None, ["test", "hello"])
     assert result.check() is result
 
 
 @pytest.mark.parametrize("status", [1, 255, 256, -1])
 def test_check_raises_for_any_other_status(status: int) -> None:
-    """check() raises RemctlStatusError, which has the result."""
+    """S55: check() raises RemctlStatusError, which has the result."""
     result = remctl.RemctlSimpleResult(b"out", b"err", status)
     with pytest.raises(remctl.RemctlStatusError) as caught:
         result.check()
@@ -262,7 +262,7 @@ def test_enums_are_the_protocols_numbers() -> None:
 
 @pytest.mark.parametrize("number", [*remctl.Stream, *remctl.ErrorCode])
 def test_enums_are_written_as_numbers(number: int) -> None:
-    """Other programs get the number on all versions of Python; repr() has the name."""
+    """S41: other programs get the number on all Pythons; repr() has the name."""
     digits = str(int(number))
     name = type(number).__name__
     assert [str(number), format(number), f"{number}", f"{number!s}"] == [digits] * 4
@@ -284,7 +284,7 @@ def test_enums_are_written_as_numbers(number: int) -> None:
 def test_connections_cannot_be_copied(
     client: remctl.Remctl, duplicate: Callable[[Any], Any]
 ) -> None:
-    """Remctl refuses to be pickled or copied, open or not, and is none the worse."""
+    """S56: Remctl refuses to be pickled or copied, and is none the worse."""
     for one in (client, remctl.Remctl()):
         with pytest.raises(TypeError, match=r"^cannot pickle 'Remctl' object$"):
             duplicate(one)

@@ -127,7 +127,7 @@ def test_ctrl_c_that_another_thread_takes(stage: Stage) -> None:
 
 @pytest.mark.parametrize("options", [(), ("-X", "dev")])
 def test_ctrl_c_ends_a_program(options: tuple[str, ...], scripted: Start) -> None:
-    """A program in the one-shot call dies of SIGINT, with Python's own traceback."""
+    """S61: a program in remctl() dies of SIGINT, with Python's own traceback."""
     server = scripted(["handshake", "read", "hang"])
     program = f"""if True:
         import remctl
@@ -203,7 +203,7 @@ LARGE = b"x" * 3_000_000
 def test_signals_do_not_disturb_a_wait(
     storm: list[Any], server: Server, tmp_path: Path
 ) -> None:
-    """A command that takes 300 signals gives its reply."""
+    """S61: a command that takes 300 signals gives its reply."""
     file = tmp_path / "file"
     storm.append(file.touch)
     with remctl.Remctl(server.host, server.port) as client:
@@ -442,7 +442,7 @@ def test_handler_that_raises_at_random_leaves_nothing_behind(server: Server) -> 
 def test_handler_cannot_use_the_object_of_its_own_thread(
     method: str, server: Server, tmp_path: Path
 ) -> None:
-    """It gets a RemctlError instead of a deadlock, and the interrupted call goes on."""
+    """S61: it gets a RemctlError and no deadlock; the interrupted call goes on."""
     file = tmp_path / "file"
     client = remctl.Remctl(server.host, server.port)
     arguments: dict[str, list[Any]] = {
@@ -488,7 +488,7 @@ def test_close_in_a_handler_ends_the_interrupted_call(stage: Stage) -> None:
 def test_handler_may_use_another_object(
     server: Server, client: remctl.Remctl, tmp_path: Path
 ) -> None:
-    """Connections are independent, also in one thread."""
+    """S61: connections are independent, also in one thread."""
     file = tmp_path / "file"
 
     def use(*_: object) -> None:
@@ -518,7 +518,7 @@ LOST: dict[str, tuple[list[Any], str]] = {
 
 @pytest.mark.parametrize("end", ["close", "reset"])
 def test_lost_connection_does_not_kill(end: str, scripted: Start) -> None:
-    """A program that has set SIGPIPE to SIG_DFL survives a lost connection."""
+    """S61: a program that has set SIGPIPE to SIG_DFL survives a lost connection."""
     server = scripted(*(["handshake", *steps, end] for steps, _ in LOST.values()))
     program = [
         """if True:

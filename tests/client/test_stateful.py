@@ -302,7 +302,7 @@ class Model(RuleBasedStateMachine):
 def test_calls_in_any_order(
     server: Server, realm: Realm, scripted: Callable[..., Any], tmp_path: Path
 ) -> None:
-    """S20 to S48: each call does what the model says, and no other."""
+    """Each call does what the model says, and no other."""
     Model.default_user = realm.user
     Model.caches = {
         user: realm.kinit(user, tmp_path / user)

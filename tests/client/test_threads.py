@@ -109,7 +109,7 @@ def test_close_ends_a_blocked_call_at_once(stage: Stage, server: Server) -> None
 
 
 def test_some_methods_never_wait(stage: Stage) -> None:
-    """error(), opened and the setters return while a call blocks, and it goes on."""
+    """S57, S60: error(), opened and the setters return while a call blocks."""
     with blocked_call(stage) as (client, thread):
         start = time.monotonic()
         client.set_timeout(100)
@@ -140,7 +140,7 @@ def test_some_methods_never_wait(stage: Stage) -> None:
 def test_other_threads_run_while_a_call_blocks(
     steps: list[Any], call: Callable[[remctl.Remctl], object] | None, scripted: Start
 ) -> None:
-    """The GIL is free: a thread in Python makes the server go on."""
+    """S60: the GIL is free: a thread in Python makes the server go on."""
     server = scripted(steps)
     client = remctl.Remctl()
     # So that the test ends, and fails, if nobody can.
@@ -160,7 +160,7 @@ def test_other_threads_run_while_a_call_blocks(
 
 
 def test_each_thread_gets_its_own_reply(client: remctl.Remctl) -> None:
-    """64 threads call run() on one object."""
+    """S60: 64 threads call run() on one object."""
 
     def run(number: int) -> list[bytes | None]:
         return [client.run(["test", "args", number, i]).stdout for i in range(3)]
@@ -171,7 +171,7 @@ def test_each_thread_gets_its_own_reply(client: remctl.Remctl) -> None:
 
 
 def test_threads_wait_for_each_other(client: remctl.Remctl, tmp_path: Path) -> None:
-    """A call that comes during another's run() waits, and is served then."""
+    """S60: a call that comes during another's run() waits, and is served then."""
     file = tmp_path / "file"
     first = Thread(lambda: client.run(["test", "wait-for", file]))
     wait_until(partial(blocked, first))
@@ -253,7 +253,7 @@ def test_mixed_calls_corrupt_nothing(server: Server) -> None:
 
 
 def test_objects_in_threads_run_in_parallel(server: Server, tmp_path: Path) -> None:
-    """Commands that wait for a file are all in the server before there is one."""
+    """S60: commands that wait for a file are all in the server before there is one."""
     file = tmp_path / "file"
     number = 8
     barrier = threading.Barrier(number + 1, timeout=30)
@@ -272,7 +272,7 @@ def test_objects_in_threads_run_in_parallel(server: Server, tmp_path: Path) -> N
 
 
 def test_one_shot_calls_run_in_parallel(server: Server) -> None:
-    """remctl() from 16 threads, each with its own arguments."""
+    """S60: remctl() from 16 threads, each with its own arguments."""
 
     def call(number: int) -> bytes | None:
         arguments = ["test", "args", number]

@@ -526,7 +526,7 @@ HAZARDS: dict[int, Hazard] = {
         [
             Removal(
                 "_connection.py",
-                {"49": "deadline = Silence(self._open_handle(), timeout)"},
+                {"49": "deadline = IdleDeadline(self._open_handle(), timeout)"},
             ),
         ],
     ),

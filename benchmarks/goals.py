@@ -35,7 +35,7 @@ class Goal(NamedTuple):
 def at_most(
     text: str, value: float, limit: float, unit: str = "", remark: str = ""
 ) -> Goal:
-    """Return a goal that VALUE must not exceed."""
+    """Return a goal that ``value`` must not exceed."""
     return Goal(
         f"{text}: at most {limit:.3g}{unit}",
         f"{value:.3g}{unit}{remark}",
@@ -44,7 +44,7 @@ def at_most(
 
 
 def at_least(text: str, value: float, limit: float) -> Goal:
-    """Return a goal that VALUE must reach."""
+    """Return a goal that ``value`` must reach."""
     return Goal(f"{text}: at least {limit:g}", f"{value:.3g}", value >= limit)
 
 

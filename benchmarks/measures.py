@@ -68,7 +68,7 @@ class Measure:
     once: bool = False
 
     def arguments(self, contestant: Contestant) -> list[int]:
-        """Return SIZE, TURNS and WARM for CONTESTANT's command line."""
+        """Return SIZE, TURNS and WARM for ``contestant``'s command line."""
         turns = self.turns
         if self.delayed and contestant.delayed:
             turns = max(1, turns // DELAY)

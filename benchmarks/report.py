@@ -64,7 +64,7 @@ def times(ratio: float) -> str:
 def table(
     head: list[str], rows: Iterable[Iterable[str]], alignment: str = "---:"
 ) -> Iterator[str]:
-    """Return a table's lines; ALIGNMENT is that of all columns but the first."""
+    """Return a table's lines; ``alignment`` is that of all columns but the first."""
     yield f"| {' | '.join(head)} |"
     yield f"|---|{'|'.join([alignment] * (len(head) - 1))}|"
     for row in rows:
@@ -119,7 +119,7 @@ def render(
     machine: dict[str, str],
     chart: str,
 ) -> str:
-    """Return the report; CHART is the name of the file beside it."""
+    """Return the report; ``chart`` is the name of the file beside it."""
     lines = [
         INTRODUCTION.format(
             date=dt.datetime.now(tz=dt.timezone.utc).date(),

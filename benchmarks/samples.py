@@ -38,7 +38,7 @@ class Results:
     def ratio(
         self, measure: str, contestant: str, base: str, figure: str = "seconds"
     ) -> float:
-        """Return how many times BASE's median CONTESTANT's is."""
+        """Return how many times ``base``'s median ``contestant``'s is."""
         return self.median(measure, contestant, figure) / self.median(
             measure, base, figure
         )

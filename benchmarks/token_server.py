@@ -34,7 +34,7 @@ class Client:
     """One connection."""
 
     def __init__(self, sock: socket.socket) -> None:
-        """Serve SOCK."""
+        """Serve ``sock``."""
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         self._sock = sock
         self._file = sock.makefile("rb")

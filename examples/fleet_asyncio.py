@@ -24,7 +24,7 @@ TIMEOUT = 30  # seconds of silence
 async def run(
     server: str, command: list[str], room: asyncio.Semaphore
 ) -> tuple[str, remctl.RemctlSimpleResult | remctl.RemctlError]:
-    """Run COMMAND on SERVER; return its name and the result or the error."""
+    """Run ``command`` on ``server``; return its name and the result or the error."""
     host, _, port = server.partition(":")
     async with room:
         try:
@@ -37,7 +37,7 @@ async def run(
 
 
 async def main(servers: list[str], command: list[str]) -> int:
-    """Run COMMAND on all SERVERS; return the exit status."""
+    """Run ``command`` on all ``servers``; return the exit status."""
     room = asyncio.Semaphore(AT_ONCE)
     outcomes = await tqdm.gather(*(run(server, command, room) for server in servers))
     failed = 0

@@ -24,7 +24,7 @@ TIMEOUT = 30  # seconds of silence
 
 
 def main(servers: list[str], command: list[str]) -> int:
-    """Run COMMAND on all SERVERS; return the exit status."""
+    """Run ``command`` on all ``servers``; return the exit status."""
     hosts = [server.partition(":")[0] for server in servers]
     ports = [server.partition(":")[2] or None for server in servers]
     local = LocalCluster(n_workers=2, threads_per_worker=20, dashboard_address=None)

@@ -21,13 +21,13 @@ TIMEOUT = 30  # seconds of silence
 
 
 def run(server: str, command: list[str]) -> remctl.RemctlSimpleResult:
-    """Run COMMAND on SERVER."""
+    """Run ``command`` on ``server``."""
     host, _, port = server.partition(":")
     return remctl.remctl(host, port or None, command=command, timeout=TIMEOUT)
 
 
 def main(servers: list[str], command: list[str]) -> int:
-    """Run COMMAND on all SERVERS; return the exit status."""
+    """Run ``command`` on all ``servers``; return the exit status."""
     with ThreadPoolExecutor(AT_ONCE) as pool:
         calls = [pool.submit(run, server, command) for server in servers]
         for _ in tqdm(as_completed(calls), total=len(calls)):

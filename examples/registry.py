@@ -49,7 +49,7 @@ def connect() -> sqlite3.Connection:
 
 
 def fetch(name: str, columns: str) -> tuple[object, ...]:
-    """Return COLUMNS of NAME's entry."""
+    """Return ``columns`` of ``name``'s entry."""
     with closing(connect()) as database:
         query = f"SELECT {columns} FROM users WHERE name = ?"  # noqa: S608  # ours
         row: tuple[object, ...] | None = database.execute(query, (name,)).fetchone()

@@ -32,7 +32,7 @@ class Blocking:
     def __init__(
         self, statement: str, remctl: Callable[..., Any], client: Callable[..., Any]
     ) -> None:
-        """Measure an import STATEMENT, REMCTL, and the objects that CLIENT makes."""
+        """Measure an import, ``remctl()``, and the objects that ``client`` makes."""
         self._import = statement
         self._remctl = remctl
         self._client = client
@@ -172,7 +172,7 @@ class Blocking:
 def in_threads(
     clients: list[Any], work: Callable[[Any], None]
 ) -> list[threading.Thread]:
-    """Start WORK with each client in a thread of its own."""
+    """Start ``work`` with each client in a thread of its own."""
     threads = [threading.Thread(target=work, args=[client]) for client in clients]
     for thread in threads:
         thread.start()

@@ -80,14 +80,14 @@ class Turns:
         self._cpu[-1] += time.process_time()
 
     def report(self, units: int = 1, **figures: float) -> None:
-        """Print the figures of a turn that consists of UNITS."""
+        """Print the figures of a turn that consists of ``units``."""
         seconds = statistics.median(self._seconds[self._warm :]) / units
         cpu = statistics.fmean(self._cpu[self._warm :]) / units
         report(seconds=seconds, cpu=cpu, **figures)
 
 
 def status(name: str) -> int:
-    """Return the number that the kernel has under NAME for this process."""
+    """Return the number that the kernel has under ``name`` for this process."""
     for line in Path("/proc/self/status").read_text().splitlines():
         if line.startswith(f"{name}:"):
             return int(line.split()[1])
@@ -111,7 +111,7 @@ def expect(expected: object, found: object) -> None:
 
 
 def measure_import(statement: str, arguments: Arguments) -> None:
-    """Measure the import by STATEMENT, in new processes of this interpreter."""
+    """Measure the import by ``statement``, in new processes of this interpreter."""
     samples = [
         subprocess.run(
             [sys.executable, "-c", IMPORT, statement],

@@ -32,7 +32,7 @@ class Group:
     """Commands under one name: see Backend.group()."""
 
     def __init__(self, tree: Tree) -> None:
-        """Declare commands in TREE."""
+        """Declare commands in ``tree``."""
         self._tree = tree
 
     def command(
@@ -99,7 +99,7 @@ class Group:
         return declare
 
     def group(self, name: str) -> Group:
-        """Return a new group, whose commands clients call NAME SUBCOMMAND.
+        """Return a new group, whose commands clients call as ``name`` SUBCOMMAND.
 
         Raises:
             ValueError: The name is taken, empty or not printable, or has a space.
@@ -149,9 +149,9 @@ class Backend(Group):
         return overview(self._tree.walk(), self._help_banner, self._command)
 
     def run(self, arguments: Iterable[str | bytes] | None = None) -> int:
-        """Run the command that ARGUMENTS ask for, and return the exit status.
+        """Run the command that ``arguments`` ask for, and return the exit status.
 
-        ARGUMENTS are by default the program's own, sys.argv[1:].  Standard output
+        ``arguments`` are by default the program's own, sys.argv[1:].  Standard output
         and standard error are set to UTF-8, whatever the locale is.  Blocks as long
         as the command does.
 
@@ -184,7 +184,7 @@ class Backend(Group):
         return status
 
     def _print_help(self, word: str, about: list[str]) -> int:
-        """Print what remctld wants for help= and summary=, perhaps about a command."""
+        """Print what remctld asks for with help= or summary=."""
         if not about:
             write(self.help())
             return 0
@@ -204,7 +204,7 @@ class Backend(Group):
         return 0
 
     def _report(self, name: str, error: Exception) -> int:
-        """Tell the caller, and perhaps syslog, of ERROR; return the status."""
+        """Report ``error`` on standard error and to syslog; return the exit status."""
         if isinstance(error, ProgramError):
             complain(str(error))
             return error.status
@@ -217,7 +217,7 @@ class Backend(Group):
         import traceback  # noqa: PLC0415  # only where something has gone wrong
 
         lines = traceback.format_exception_only(type(error), error)
-        # Before it there may be the place of a SyntaxError, after it notes.
+        # A SyntaxError has its place in lines before this one, and notes come after it.
         line = next(line for line in lines if not line.startswith(" "))
         complain(f"{prefix}{line.strip()}")
         if self._syslog:

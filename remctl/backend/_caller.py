@@ -26,7 +26,7 @@ class Caller:
     does (REMOTE_EXPIRES), in UTC, or None where remctld does not know.
     """
 
-    # Not a dataclass, whose import takes twice as long as Python takes to start.
+    # Not a dataclass: importing dataclasses takes twice as long as starting Python.
 
     user: str
     addr: str
@@ -48,11 +48,11 @@ class Caller:
         )
 
     def __setattr__(self, name: str, value: object) -> None:
-        """Refuse to be changed."""
+        """Raise AttributeError."""
         raise AttributeError(f"a Caller cannot be changed: {name!r}")
 
     def __eq__(self, other: object) -> bool:
-        """Compare all there is."""
+        """Compare all attributes."""
         return isinstance(other, Caller) and vars(self) == vars(other)
 
     def __hash__(self) -> int:
@@ -60,13 +60,13 @@ class Caller:
         return hash(tuple(vars(self).values()))
 
     def __repr__(self) -> str:
-        """Return it as it could be written."""
+        """Return the expression that makes it."""
         values = ", ".join(f"{name}={value!r}" for name, value in vars(self).items())
         return f"Caller({values})"
 
     @classmethod
     def from_environ(cls, environ: Mapping[str, str] = os.environ) -> Caller:
-        """Return the caller that ENVIRON, by default os.environ, describes.
+        """Return the caller that ``environ``, by default os.environ, describes.
 
         Raises:
             LookupError: REMOTE_USER, REMOTE_ADDR or REMCTL_COMMAND is missing: it

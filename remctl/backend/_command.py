@@ -58,7 +58,7 @@ class Command:
         self.summary: str = " ".join(summary.split())
 
     def run(self, arguments: list[bytes]) -> int:
-        """Check ARGUMENTS, call the function with them, and return the status."""
+        """Check ``arguments``, call the function with them, and return the status."""
         options: dict[str, Any] = {}
         if self.parser is not None:
             options, arguments = self.parser.split(arguments)
@@ -73,7 +73,7 @@ class Command:
     def _converted(
         self, arguments: list[bytes], keywords: dict[str, Any]
     ) -> list[str | int | bytes]:
-        """Return ARGUMENTS as the function takes them, or add them to KEYWORDS."""
+        """Convert ``arguments`` for the function; add some to ``keywords``."""
         signature, stdin = self._signature, self._stdin
         if stdin is not None:
             place = len(arguments)
@@ -157,7 +157,7 @@ def shown(parameter: Parameter) -> str:
 
 
 def exit_status(result: object) -> int:
-    """Return the status that a command's RESULT stands for."""
+    """Return the status that a command's ``result`` stands for."""
     if result is None:
         return 0
     # exit() would turn True into 1, and 256 into 0.

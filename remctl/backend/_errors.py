@@ -8,7 +8,7 @@ class CommandError(Exception):
     """A command failed, in a way that its caller is told.
 
     Raise it in a command to write ``COMMAND: MESSAGE`` to standard error and to
-    exit with STATUS, 1 to 255.
+    exit with ``status``, 1 to 255.
     """
 
     def __init__(self, message: str, status: int = 1) -> None:

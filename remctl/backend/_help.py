@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""The layout of help, which is Net::Remctl::Backend's.  Imported only for help."""
+"""The layout of help, as Net::Remctl::Backend has it.  Imported only for help."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ if TYPE_CHECKING:
     from remctl.backend._command import Command
 
 WIDTH = 79
-LONGEST_SYNTAX = 48  # a longer line, and its summary begins on the next
-DEFAULT_COLUMN = 40  # where summaries begin when all lines are longer
+LONGEST_SYNTAX = 48  # after a longer one, the summary begins on the next line
+DEFAULT_COLUMN = 40  # where summaries begin if all syntaxes are longer
 
 
 def overview(
     commands: Iterable[tuple[str, Command]], banner: str | None, prefix: str | None
 ) -> str:
-    """Return BANNER and a line for each command, begun with PREFIX, as columns."""
+    """Return ``banner``, then a line for each command, which begins with ``prefix``."""
     indent = "  " if banner else ""
     rows = [
         (indent + " ".join(filter(None, (prefix, name, command.syntax))), command)
@@ -41,7 +41,7 @@ def overview(
 
 
 def details(command: Command) -> str:
-    """Return what more there is to say about COMMAND, after a blank line."""
+    """Return the rest of the docstring and the options, after a blank line."""
     paragraphs = inspect.cleandoc(command.description).partition("\n\n")[2].strip()
     texts = [f"\n{paragraphs}\n"] if paragraphs else []
     if command.parser is not None:
@@ -50,7 +50,7 @@ def details(command: Command) -> str:
 
 
 def wrap(text: str, width: int) -> Iterator[str]:
-    """Break TEXT into lines as Perl's Text::Wrap does; textwrap breaks at hyphens.
+    """Break ``text`` into lines as Perl's Text::Wrap does; textwrap breaks at hyphens.
 
     A word that is longer than a line begins on one of its own.
     """

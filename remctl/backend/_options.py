@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""Options, parsed by argparse.  Imported only for commands that have them."""
+"""Options, parsed by argparse.  Imported only for commands that have options."""
 
 from __future__ import annotations
 
@@ -12,15 +12,15 @@ from remctl.backend._errors import RefusedError
 if TYPE_CHECKING:
     from remctl.backend._parameters import Options
 
-# No option can have this destination: it is no identifier.
+# Not an identifier, so that no option has this destination.
 REST = "the rest"
 
 
 class Parser(argparse.ArgumentParser):
-    """A parser of options, and of what comes after them; it raises its errors."""
+    """A parser of options and the arguments after them; it raises its errors."""
 
     def __init__(self, options: Options) -> None:
-        """Let OPTIONS add its options."""
+        """Let ``options`` add its options."""
         super().__init__(
             prog="", usage=argparse.SUPPRESS, add_help=False, allow_abbrev=False
         )
@@ -32,7 +32,7 @@ class Parser(argparse.ArgumentParser):
         raise RefusedError(message)
 
     def names(self) -> set[str]:
-        """Return the names that have values whatever the arguments are."""
+        """Return the destinations that always have a value."""
         values = argparse.Namespace()
         with suppress(RefusedError):  # there may be options that are required
             self.parse_args([], values)
@@ -41,8 +41,8 @@ class Parser(argparse.ArgumentParser):
     def split(self, arguments: list[bytes]) -> tuple[dict[str, Any], list[bytes]]:
         """Return the values of the options and the arguments after them.
 
-        The first argument that is no option ends the options; so does ``--``, which
-        goes.  All after it is left as it is.
+        The first argument that is no option ends the options, and so does ``--``,
+        which is removed.  What comes after is left as it is.
         """
         texts = [argument.decode("utf-8", "surrogateescape") for argument in arguments]
         values = vars(self.parse_args(texts))

@@ -7,7 +7,7 @@ from types import FunctionType
 
 from remctl.backend._errors import RefusedError
 
-TYPE_CHECKING = False  # typing takes as long to import as Python takes to start
+TYPE_CHECKING = False  # importing typing takes as long as starting Python
 
 if TYPE_CHECKING:
     import argparse
@@ -25,20 +25,20 @@ class Parameter:
     """One parameter: how its arguments are checked and converted."""
 
     def __init__(self, name: str, annotation: object, scope: dict[str, Any]) -> None:
-        """Take arguments for parameter NAME of a function whose globals are SCOPE."""
+        """Find the type of ``annotation``, whose names are looked up in ``scope``."""
         self.name = name
         self.type = argument_type(name, annotation, scope)
         self.pattern: Pattern | None = None
 
     def must_match(self, pattern: Pattern) -> None:
-        """Accept only what PATTERN matches as a whole.  It is compiled when used."""
+        """Accept only arguments that ``pattern`` matches as a whole."""
         wanted = bytes if self.type is bytes else str
         if not isinstance(getattr(pattern, "pattern", pattern), wanted):
             raise TypeError(f"args_match[{self.name!r}] must be {wanted.__name__}")
         self.pattern = pattern
 
     def convert(self, data: bytes, number: int) -> str | int | bytes:
-        """Return DATA, argument NUMBER, as the function takes it."""
+        """Return ``data`` as the type of the parameter; it is argument ``number``."""
         if self.type is bytes:
             self._match(data, data, number)
             return data
@@ -52,7 +52,7 @@ class Parameter:
         if self.type is str:
             return text
         digits = text[1:] if text.startswith(("-", "+")) else text
-        # int() would take other alphabets' digits, and ages for a megabyte of them.
+        # int() takes digits of other alphabets, too, and is slow for very long texts.
         if not (digits.isascii() and digits.isdigit() and len(digits) <= 100):
             raise refused(data, number)
         return int(text)
@@ -67,14 +67,14 @@ class Parameter:
 
 
 def refused(data: bytes, number: int) -> RefusedError:
-    """Return the error for argument NUMBER, which shows printable DATA only."""
+    """Return the error for argument ``number``; it shows printable ``data``."""
     if all(0x20 <= octet < 0x7F for octet in data):
         return RefusedError(f"invalid argument: {data.decode()}")
     return RefusedError(f"invalid data in argument #{number}")
 
 
 def argument_type(name: str, annotation: object, scope: dict[str, Any]) -> type:
-    """Return what an annotation stands for: str, int or bytes, perhaps Optional."""
+    """Return the type that an annotation means: str, int or bytes, perhaps Optional."""
     members = [annotation]
     if isinstance(annotation, str):
         # Not typing.get_type_hints(): "str | None" is an error on Python 3.9.
@@ -97,14 +97,14 @@ def argument_type(name: str, annotation: object, scope: dict[str, Any]) -> type:
 
 
 class Signature:
-    """The parameters of a function: by position, the rest, by keyword only.
+    """The parameters of a function: positional, variadic and keyword-only ones.
 
-    From the code object, which is what inspect.signature() does, whose import takes
-    longer than Python takes to start.
+    They are read from the code object, as inspect.signature() does.  Importing inspect
+    takes longer than starting Python.
     """
 
     def __init__(self, function: Callable[..., Any], keywords: set[str]) -> None:
-        """Read FUNCTION's; keyword-only ones not in KEYWORDS are the options'."""
+        """Read the signature; ``keywords`` are those that are not for options."""
         while hasattr(function, "__wrapped__"):
             function = function.__wrapped__
         if not isinstance(function, FunctionType):

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""Standard input, output and error, whatever remctld and its locale made of them."""
+"""Standard input, output and error, in any locale and if they are closed, too."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from remctl.backend._errors import ProgramError
 
 
 def use_utf8() -> None:
-    """Write UTF-8, as arguments are UTF-8, in any locale."""
-    # The streams may be others' in tests, and None where the descriptor is closed.
+    """Write UTF-8 in any locale, as arguments are UTF-8."""
+    # Tests may replace the streams, and a stream is None if its descriptor is closed.
     for stream, errors in ((sys.stdout, "strict"), (sys.stderr, "backslashreplace")):
         reconfigure = getattr(stream, "reconfigure", None)
         if reconfigure is not None:
@@ -24,7 +24,7 @@ def read_stdin() -> bytes:
 
 
 def write(text: str = "") -> None:
-    """Write TEXT to standard output, and all that the command has printed."""
+    """Write ``text`` to standard output, and flush what the command has printed."""
     try:
         if sys.stdout is not None and not sys.stdout.closed:
             sys.stdout.write(text)
@@ -35,7 +35,7 @@ def write(text: str = "") -> None:
 
 
 def settle() -> None:
-    """Give up what cannot be written: else Python tries again, and exits with 120."""
+    """Discard what cannot be written, or Python would exit with status 120."""
     for stream in (sys.stdout, sys.stderr):
         try:
             if stream is not None and not stream.closed:
@@ -47,7 +47,7 @@ def settle() -> None:
 
 
 def complain(text: str) -> None:
-    """Write TEXT as one line to standard error, if it can be."""
+    """Write ``text`` as one line to standard error, if that is possible."""
     if sys.stderr is not None:
         try:
             sys.stderr.write(one_line(text) + "\n")
@@ -57,7 +57,7 @@ def complain(text: str) -> None:
 
 
 def log(text: str) -> None:
-    """Send TEXT to syslog line by line."""
+    """Send ``text`` to syslog line by line."""
     import syslog  # noqa: PLC0415  # only where something has gone wrong
 
     for line in text.splitlines():
@@ -66,7 +66,7 @@ def log(text: str) -> None:
 
 
 def one_line(text: str) -> str:
-    """Return TEXT with all that does not print in Python's notation."""
+    """Return ``text`` with unprintable characters escaped as in Python."""
     return "".join(
         character
         if character.isprintable()

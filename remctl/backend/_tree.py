@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""The commands of a program, by their names, and groups of them."""
+"""The commands of a program and their groups, by name."""
 
 from __future__ import annotations
 
@@ -15,17 +15,17 @@ if TYPE_CHECKING:
 
 
 class Tree:
-    """Commands and further trees, by their names.
+    """Commands and subtrees, by name.
 
     The name "" is for the tree itself, without a subcommand.
     """
 
     def __init__(self) -> None:
-        """Begin empty."""
+        """Make an empty tree."""
         self._entries: dict[str, Entry] = {}
 
     def add(self, name: str, entry: Entry) -> None:
-        """Let ENTRY have NAME."""
+        """Add ``entry`` under ``name``."""
         if not name.isprintable() or " " in name:
             raise ValueError(f"a name must be printable, and have no space: {name!r}")
         if name in self._entries:
@@ -33,13 +33,13 @@ class Tree:
         self._entries[name] = entry
 
     def get(self, name: str) -> Entry | None:
-        """Return what has NAME."""
+        """Return the entry with this ``name``."""
         return self._entries.get(name)
 
     def find(self, words: list[str]) -> tuple[list[str], Command | None]:
-        """Return what of WORDS is a name, and the command that has it.
+        """Return the part of ``words`` that names a command, and the command.
 
-        Without such a command, the name ends with the word that is not known.
+        If there is no such command, that part ends with the unknown word.
         """
         entry: Entry | None = self
         for used, word in enumerate(words):

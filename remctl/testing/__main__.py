@@ -53,7 +53,7 @@ ENDED = "Both servers have ended, and their files are removed."
 
 
 def commands(bob: str) -> dict[str, str | Command]:
-    """Return what the server can do, some of it only for BOB."""
+    """Return what the server can do, some of it only for ``bob``."""
     return {
         "demo hello": 'echo "Hello, $REMOTE_USER. You said: $2"',
         "demo check": "echo 'disk: ok'; echo 'fan: too slow' >&2; exit 3",
@@ -98,7 +98,7 @@ def describe(realm: Realm, server: Server, env: dict[str, str]) -> str:
 
 
 def say(text: str, output: TextIO) -> None:
-    """Print TEXT at once; the servers do not end where nobody reads it."""
+    """Print ``text`` at once; the servers do not end where nobody reads it."""
     try:
         print(text, file=output, flush=True)
     except OSError:
@@ -113,7 +113,7 @@ def leave(number: int, _: object) -> NoReturn:
 
 
 def run(command: list[str], env: dict[str, str]) -> int:
-    """Run COMMAND, and return its exit status as a shell has it."""
+    """Run ``command``, and return its exit status as a shell has it."""
     # A terminal sends Ctrl-C to COMMAND, too, and that decides what comes of it.
     if signal.getsignal(signal.SIGINT) == leave:
         signal.signal(signal.SIGINT, lambda *_: None)
@@ -156,7 +156,7 @@ def wait() -> NoReturn:
 
 
 def serve(command: list[str]) -> int:
-    """Start both servers, run COMMAND or wait, and return the exit status."""
+    """Start both servers, run ``command`` or wait, and return the exit status."""
     # What COMMAND writes is all that comes on standard output.
     output = sys.stderr if command else sys.stdout
     try:

@@ -104,7 +104,7 @@ def checked(commands: Commands) -> list[tuple[str, Command]]:
 
 
 def write(commands: list[tuple[str, Command]], directory: Path) -> str:
-    """Write the snippets to files in DIRECTORY, and return the text of remctl.conf."""
+    """Write the snippets to ``directory``; return the text of remctl.conf."""
     lines = []
     for count, (key, command) in enumerate(commands):
         program = command.program

@@ -145,7 +145,7 @@ class FakeConnection(Connection):
     """A connection to a script."""
 
     def __init__(self, server: Server, script: Script) -> None:
-        """Follow SCRIPT."""
+        """Follow ``script``."""
         super().__init__(server, None, None)
         self._script = script
         self._tokens: deque[Token] = deque()

@@ -38,7 +38,7 @@ def run(capfd: pytest.CaptureFixture[str]) -> Run:
 
 
 def declared(function: Callable[..., Any], **options: Any) -> Backend:
-    """Return a backend whose only command, "f", is FUNCTION."""
+    """Return a backend whose only command, "f", is ``function``."""
     backend = Backend()
     assert backend.command("f", **options)(function) is function
     return backend
@@ -293,7 +293,7 @@ def test_wrong_statuses(run: Run, result: object) -> None:
 
 
 def noted(error: Exception) -> Exception:
-    """Return ERROR with a note, as from Python 3.11 on."""
+    """Return ``error`` with a note, as from Python 3.11 on."""
     vars(error)["__notes__"] = ["a note"]
     return error
 
@@ -628,7 +628,7 @@ def program(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
 def started(
     program: list[str], *arguments: str | bytes, **options: Any
 ) -> subprocess.CompletedProcess[bytes]:
-    """Run PROGRAM as remctld does, with pipes."""
+    """Run ``program`` as remctld does, with pipes."""
     return subprocess.run(
         [*program, *arguments],
         **{"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, **options},

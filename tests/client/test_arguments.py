@@ -50,12 +50,12 @@ Row = tuple[Any, type[Exception], Optional[str]]
 
 
 def rows(error: type[Exception], text: str | None, *values: Any) -> list[Row]:
-    """Return a row for each of VALUES, which TEXT may mention."""
+    """Return a row for each of ``values``, which ``text`` may mention."""
     return [(value, error, text and text.format(value)) for value in values]
 
 
 def strings(name: str, kind: str = "a str") -> list[Row]:
-    """Return what is wrong for the string argument NAME, which must be KIND."""
+    """Return what is wrong for the string argument ``name``, which must be ``kind``."""
     paths = (Path("path"),) if kind == "a str" else ()
     return [
         *(
@@ -576,7 +576,7 @@ run_either = pytest.mark.parametrize("one_shot", [False, True])
 def run(
     server: Server, client: remctl.Remctl, one_shot: bool, command: list[Any]
 ) -> bytes:
-    """Run COMMAND in one of both interfaces and return its standard output."""
+    """Run ``command`` in one of both interfaces and return its standard output."""
     if one_shot:
         result = remctl.remctl(server.host, server.port, None, command)
     else:
@@ -654,7 +654,7 @@ def test_scalars_of_arrays(client: remctl.Remctl) -> None:
 
 
 def digest(data: bytes) -> bytes:
-    """Return what the command "digest" prints for DATA."""
+    """Return what the command "digest" prints for ``data``."""
     return f"{len(data)} {hashlib.sha256(data).hexdigest()}\n".encode()
 
 
@@ -767,7 +767,7 @@ def test_no_port_is_read_for_long(open_client: remctl.Remctl) -> None:
 
 
 def is_number(text: str) -> bool:
-    """Whether int() takes TEXT for a number."""
+    """Whether int() takes ``text`` for a number."""
     try:
         int(text)
     except ValueError:

@@ -40,14 +40,14 @@ def bob(realm: Realm, tmp_path: Path) -> str:
 
 
 def user(client: remctl.Remctl) -> str:
-    """Return who the server takes CLIENT for, without the realm."""
+    """Return who the server takes ``client`` for, without the realm."""
     stdout = client.run(["test", "user"]).stdout
     assert stdout is not None
     return stdout.decode().partition("@")[0]
 
 
 def peer(client: remctl.Remctl) -> str:
-    """Return the address that the server sees CLIENT come from."""
+    """Return the address that the server sees ``client`` come from."""
     stdout = client.run(["test", "env", "REMOTE_ADDR"]).stdout
     assert stdout is not None
     return stdout.decode().strip()
@@ -59,7 +59,7 @@ def loopback_address() -> str:
 
 
 def pump(source: socket.socket, target: socket.socket) -> None:
-    """Pass on what comes from SOURCE, its end too."""
+    """Pass on what comes from ``source``, its end too."""
     with suppress(OSError):
         while octets := source.recv(65536):
             target.sendall(octets)
@@ -85,7 +85,7 @@ def tunnel(one: socket.socket, other: socket.socket) -> Iterator[None]:
 
 @contextmanager
 def forwarded(server: Server, address: tuple[str, int]) -> Iterator[list[object]]:
-    """Serve ADDRESS by passing its connections on to SERVER, and collect them."""
+    """Pass connections to ``address`` on to ``server``, and collect them."""
     accepted: list[object] = []
     with socket.create_server(address) as listener, ExitStack() as tunnels:
 
@@ -880,7 +880,7 @@ def test_sock_is_used_and_taken_over(server: Server) -> None:
 
 
 def keeps_alive(client: remctl.Remctl) -> bool:
-    """Whether the kernel asks from time to time if CLIENT's peer is there."""
+    """Whether the kernel asks from time to time if ``client``'s peer is there."""
     with socket.socket(fileno=os.dup(client.fileno())) as copy:
         return copy.getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE) != 0
 

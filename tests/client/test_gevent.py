@@ -72,7 +72,7 @@ counting = spawn(count)
 def run(
     prologue: list[str], code: str, *arguments: object, stderr: str = ""
 ) -> list[str]:
-    """Run CODE after PROLOGUE, and return the lines that it prints."""
+    """Run ``code`` after ``prologue``, and return the lines that it prints."""
     program = "\n".join([*prologue, COUNT, textwrap.dedent(code)])
     result = run_python(program, *arguments)
     assert result.returncode == 0, result.stderr

@@ -49,7 +49,7 @@ def make_call(client: remctl.Remctl, call: str, port: int) -> object:
 
 
 def make_calls(client: remctl.Remctl, variant: Variant, port: int) -> object:
-    """Make all calls of VARIANT; return the last one's result, or its exception."""
+    """Make all calls of ``variant``; return the last one's result, or its exception."""
     *first, last = variant.calls.split(", ")
     for call in first:
         make_call(client, call, port)

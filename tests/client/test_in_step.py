@@ -99,7 +99,7 @@ def test_a_command_that_is_answered_once(slow: Relay, command: list[str]) -> Non
 
 
 def play(scripted: Callable[..., Any], *steps: Any, **options: Any) -> Any:
-    """Have a server answer a command with an error, and go on with STEPS."""
+    """Have a server answer a command with an error, and go on with ``steps``."""
     server = scripted([*options.pop("first", ["handshake"]), "read", ERROR, *steps])
     client = remctl.Remctl("localhost", server.port, **options)
     with pytest.raises(remctl.RemctlProtocolError, match="Unknown command"):

@@ -54,14 +54,14 @@ async def hello(server: Server) -> remctl.RemctlSimpleResult:
 
 
 async def end(calls: Sequence[asyncio.Future[Any]]) -> None:
-    """Cancel all CALLS."""
+    """Cancel all ``calls``."""
     for each in calls:
         each.cancel()
     await asyncio.gather(*calls, return_exceptions=True)
 
 
 def begin(count: int, call: Callable[[], Any]) -> list[asyncio.Future[Any]]:
-    """Begin COUNT calls."""
+    """Begin ``count`` calls."""
     return [asyncio.ensure_future(call()) for _ in range(count)]
 
 

@@ -40,7 +40,7 @@ SURPLUS = "unexpected token from server"
 
 
 def lost(client: remctl.Remctl, good: Server, call: Callable[[], object]) -> str:
-    """Check that CALL loses the connection, and S43; close, and return the text."""
+    """Check that ``call`` loses the connection, and S43; close, and return the text."""
     with pytest.raises(remctl.RemctlError) as caught:
         call()
     assert type(caught.value) is remctl.RemctlError

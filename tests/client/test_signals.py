@@ -52,7 +52,7 @@ def _warm(server: Server) -> None:
 
 @contextmanager
 def handler(number: int, function: Callable[..., object]) -> Iterator[None]:
-    """Handle a signal with FUNCTION."""
+    """Handle a signal with ``function``."""
     previous = signal.signal(number, function)
     try:
         yield
@@ -62,7 +62,7 @@ def handler(number: int, function: Callable[..., object]) -> Iterator[None]:
 
 @contextmanager
 def signal_once_in(stage: Stage, number: int) -> Iterator[list[float]]:
-    """Send this process a signal when its main thread is at STAGE; give the time."""
+    """Send a signal when the main thread is at ``stage``; yield the time."""
     sent: list[float] = []
 
     def send() -> None:

@@ -101,7 +101,7 @@ def _run(
 
 
 def sent(run: Callable[..., remctl.RemctlSimpleResult], *arguments: object) -> bytes:
-    """Return ARGUMENTS as the command got them, each with a NUL after it."""
+    """Return ``arguments`` as the command got them, each with a NUL after it."""
     return run(["test", "args", *arguments]).stdout or b""
 
 

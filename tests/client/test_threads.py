@@ -70,7 +70,7 @@ def stage(request: pytest.FixtureRequest, scripted: Start) -> Iterator[Stage]:
 
 @contextmanager
 def blocked_call(stage: Stage) -> Iterator[tuple[remctl.Remctl, Thread]]:
-    """Have a thread that blocks at STAGE."""
+    """Have a thread that blocks at ``stage``."""
     client = remctl.Remctl()
     stage.prepare(client)
     thread = Thread(lambda: stage.call(client))

@@ -47,7 +47,7 @@ class Names:
 
     @contextmanager
     def know(self, name: str, *addresses: str, mute: bool = False) -> Iterator[Names]:
-        """Have these addresses for NAME, and answer at once or later."""
+        """Have these addresses for ``name``, and answer at once or later."""
         self._name.value = name.encode()
         self._addresses.value = "".join(f"{each} " for each in addresses).encode()
         self._asked.value = 0

@@ -20,11 +20,11 @@ class Relay:
     """Connects each of its clients to a server of this host.
 
     Before it passes on one of the server's tokens, it waits for as many seconds as
-    DELAY returns.  What the client sends, it passes on at once.
+    ``delay`` returns.  What the client sends, it passes on at once.
     """
 
     def __init__(self, port: int, delay: Callable[[], float]) -> None:
-        """Relay to PORT."""
+        """Relay to ``port``."""
         self._port = port
         self._delay = delay
         self._listener = socket.create_server(("127.0.0.1", 0))
@@ -71,6 +71,6 @@ def pass_on(client: socket.socket, server: socket.socket) -> None:
 
 
 def end(sock: socket.socket) -> None:
-    """Wake up who waits for SOCK, on either side."""
+    """Wake up who waits for ``sock``, on either side."""
     with contextlib.suppress(OSError):
         sock.shutdown(socket.SHUT_RDWR)

@@ -46,13 +46,13 @@ class Stage(NamedTuple):
     let_go: Callable[[], object]
 
     def wait_for(self, thread: threading.Thread) -> None:
-        """Wait until the call, in THREAD, blocks."""
+        """Wait until the call, in ``thread``, blocks."""
         self.arrived()
         wait_until(partial(blocked, thread))
 
 
 def blocked(thread: threading.Thread) -> bool:
-    """Whether THREAD is where the package's calls wait, and asleep in the kernel.
+    """Whether ``thread`` is where the package's calls wait, and asleep in the kernel.
 
     A signal that comes right before the system call does not end it.
     """
@@ -73,7 +73,7 @@ def in_use() -> tuple[int, int]:
 
 
 def wait_for_release(before: tuple[int, int]) -> None:
-    """Wait until no more is in use than BEFORE."""
+    """Wait until no more is in use than ``before``."""
 
     def released() -> bool:
         gc.collect()
@@ -143,7 +143,7 @@ def script(
     event: dict[str, Any],
     *connections: list[Any],
 ) -> Callable[[Callable[..., ScriptedServer]], Any]:
-    """A scripted server; open() comes before PREPARE, or is itself the call."""
+    """A scripted server; open() comes before ``prepare``, or is itself the call."""
 
     @contextmanager
     def stage(scripted: Callable[..., ScriptedServer]) -> Iterator[Stage]:

@@ -49,9 +49,9 @@ def run_python(
     timeout: float = 60,
     options: tuple[str, ...] = (),
 ) -> subprocess.CompletedProcess[str]:
-    """Run CODE in an interpreter of its own, for what would end or mark this one.
+    """Run ``code`` in an interpreter of its own, for what would end or mark this one.
 
-    TIMEOUT is a bound on a hang, after which every process prints its stacks.
+    ``timeout`` is a bound on a hang, after which every process prints its stacks.
     (Not faulthandler's own timer: its thread is missing in a forked child, which
     waits for it at its end.)
     """
@@ -84,7 +84,7 @@ def descriptors() -> int:
 
 
 def wait_until(condition: Callable[[], bool], timeout: float = 20) -> None:
-    """Wait until CONDITION holds, where there is no event to wait for."""
+    """Wait until ``condition`` holds, where there is no event to wait for."""
     deadline = time.monotonic() + timeout
     while not condition():
         assert time.monotonic() < deadline, "it did not happen"

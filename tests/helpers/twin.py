@@ -37,7 +37,7 @@ class Loop:
         self.run(asyncio.sleep(0))
 
     def run(self, coroutine: Coroutine[Any, Any, Any]) -> Any:
-        """Run COROUTINE to its end, from another thread."""
+        """Run ``coroutine`` to its end, from another thread."""
         with self._begin:  # cancel() comes after that
             call = asyncio.run_coroutine_threadsafe(coroutine, self.loop)
             self._call = call

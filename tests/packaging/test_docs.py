@@ -196,7 +196,7 @@ class Shell:
     """A shell that gets one command after the other, as from a terminal."""
 
     def __init__(self, directory: Path) -> None:
-        """Start it in DIRECTORY, outside of the tests' realm."""
+        """Start it in ``directory``, outside of the tests' realm."""
         clean = {k: v for k, v in os.environ.items() if not k.startswith("KRB5")}
         path = os.pathsep.join([str(Path(sys.executable).parent), clean["PATH"]])
         self._process = subprocess.Popen(

@@ -310,7 +310,7 @@ METHOD = "remctl.Remctl(host, int(port), timeout=timeout).run(command)"
 
 
 def uncaught(call: str, host: str, port: int, *command: str) -> list[str]:
-    """Return what a program whose only failure is CALL's writes to standard error."""
+    """Return the standard error of a program in which only ``call`` fails."""
     result = run_python(
         f"""
         import asyncio, sys

@@ -54,7 +54,7 @@ def compiler(*options: str) -> str:
 
 
 def run(directory: Path, *command: object, **environment: object) -> Any:
-    """Run this Python in DIRECTORY, with little but ENVIRONMENT in its environment."""
+    """Run this Python in ``directory``, with little else than ``environment``."""
     return subprocess.run(
         [sys.executable, *map(str, command)],
         cwd=directory,
@@ -70,7 +70,7 @@ def run(directory: Path, *command: object, **environment: object) -> Any:
 
 
 def program(path: Path, script: str) -> Path:
-    """Write a shell script to PATH."""
+    """Write a shell script to ``path``."""
     path.write_text("#!/bin/sh\n" + script)
     path.chmod(0o755)
     return path

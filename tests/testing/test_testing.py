@@ -44,7 +44,7 @@ def temporary(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]
 
 
 def processes(text: str) -> list[Path]:
-    """Return the processes that have TEXT in their arguments or environment."""
+    """Return the processes that have ``text`` in their arguments or environment."""
     found = []
     for path in Path("/proc").glob("[0-9]*"):
         with contextlib.suppress(OSError):  # it has ended, or is somebody else's
@@ -64,13 +64,13 @@ def programs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def program(path: Path, script: str) -> None:
-    """Write a shell script to PATH."""
+    """Write a shell script to ``path``."""
     path.write_text(f"#!/bin/sh\n{script}\n")
     path.chmod(0o755)
 
 
 def run(server: Server, *command: object, **options: Any) -> remctl.RemctlSimpleResult:
-    """Run a command on SERVER."""
+    """Run a command on ``server``."""
     return remctl.remctl(server.host, server.port, None, command, **options)
 
 

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: MIT
-"""For tests of what uses remctl: a throwaway realm, a real remctld, or neither.
+"""For tests of programs that use remctl: a throwaway realm, a real remctld, a fake.
 
-Realm is a Kerberos realm with a KDC of its own, and Realm.server() a real remctld in
+Realm is a Kerberos realm with its own KDC, and Realm.server() a real remctld in
 it, whose commands are given in Python.  Both are context managers::
 
     with Realm() as realm, realm.applied():
@@ -15,8 +15,8 @@ Linux.  No root is needed, and nothing but loopback is used.
 Tests with pytest get them from the fixtures ``remctl_realm`` and ``remctl_server``:
 see remctl._pytest_plugin.  ``python -m remctl.testing`` starts both from a shell.
 
-FakeRemctl is a remctl.Remctl without a server, for unit tests.  It needs nothing.
-That of remctl.testing.aio is a remctl.aio.Remctl.
+FakeRemctl is a remctl.Remctl without a server, for unit tests; it needs none of these.
+remctl.testing.aio has the same for remctl.aio.Remctl.
 """
 
 from __future__ import annotations

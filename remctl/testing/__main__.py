@@ -25,10 +25,10 @@ if TYPE_CHECKING:
 
 PROGRAM = "python -m remctl.testing"
 
-# What ends it in good order.
+# These end the program after it has cleaned up.
 SIGNALS = [signal.SIGHUP, signal.SIGINT, signal.SIGTERM]
 
-# Seconds that COMMAND has to end when we have to.
+# Seconds that COMMAND has to end when this program is ended.
 PATIENCE = 5.0
 
 TEXT = """\
@@ -53,7 +53,7 @@ ENDED = "Both servers have ended, and their files are removed."
 
 
 def commands(bob: str) -> dict[str, str | Command]:
-    """Return what the server can do, some of it only for ``bob``."""
+    """Return the server's commands, one of them for ``bob`` only."""
     return {
         "demo hello": 'echo "Hello, $REMOTE_USER. You said: $2"',
         "demo check": "echo 'disk: ok'; echo 'fan: too slow' >&2; exit 3",
@@ -64,7 +64,7 @@ def commands(bob: str) -> dict[str, str | Command]:
 
 
 def environment(realm: Realm, server: Server) -> dict[str, str]:
-    """Return what leads to the realm, the server, and the tickets of bob."""
+    """Return the variables for the realm, the server, and the tickets of bob."""
     return {
         **realm.env,
         "KRB5CCNAME_BOB": realm.kinit("bob", realm.directory / "ccache-bob"),
@@ -98,7 +98,7 @@ def describe(realm: Realm, server: Server, env: dict[str, str]) -> str:
 
 
 def say(text: str, output: TextIO) -> None:
-    """Print ``text`` at once; the servers do not end where nobody reads it."""
+    """Print ``text`` at once; go on if nobody reads the output any more."""
     try:
         print(text, file=output, flush=True)
     except OSError:
@@ -106,7 +106,7 @@ def say(text: str, output: TextIO) -> None:
 
 
 def leave(number: int, _: object) -> NoReturn:
-    """End, by way of all that is to be cleaned up, which nothing interrupts."""
+    """Exit, ignoring further signals while the servers are ended."""
     for each in SIGNALS:
         signal.signal(each, signal.SIG_IGN)
     sys.exit(128 + number)
@@ -114,10 +114,10 @@ def leave(number: int, _: object) -> NoReturn:
 
 def run(command: list[str], env: dict[str, str]) -> int:
     """Run ``command``, and return its exit status as a shell has it."""
-    # A terminal sends Ctrl-C to COMMAND, too, and that decides what comes of it.
+    # A terminal sends Ctrl-C to the command, too, which decides what it does.
     if signal.getsignal(signal.SIGINT) == leave:
         signal.signal(signal.SIGINT, lambda *_: None)
-    # Nothing comes between its start and the block that ends it.
+    # Blocked, so that no signal comes between its start and the try block.
     before = signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
     unblock = partial(signal.pthread_sigmask, signal.SIG_SETMASK, before)
     try:
@@ -140,7 +140,7 @@ def run(command: list[str], env: dict[str, str]) -> int:
 
 
 def end(process: subprocess.Popen[bytes]) -> None:
-    """End COMMAND, a shell even that ignores SIGTERM: nothing interrupts this."""
+    """End the command, with SIGKILL if it ignores SIGTERM, as interactive shells do."""
     process.terminate()
     try:
         process.wait(PATIENCE)
@@ -152,12 +152,12 @@ def end(process: subprocess.Popen[bytes]) -> None:
 def wait() -> NoReturn:
     """Wait for a signal."""
     while True:
-        time.sleep(1)  # again and again: it may come just before this begins
+        time.sleep(1)  # not longer: the signal may come just before this begins
 
 
 def serve(command: list[str]) -> int:
     """Start both servers, run ``command`` or wait, and return the exit status."""
-    # What COMMAND writes is all that comes on standard output.
+    # With a command, standard output is the command's alone.
     output = sys.stderr if command else sys.stdout
     try:
         with ExitStack() as stack:
@@ -194,10 +194,10 @@ def main() -> int:
     if separator and not command:
         parser.error("there is no COMMAND after --")
     for number in SIGNALS:
-        # Ignored ones stay so, as nohup has it.  (PyPy does not tell which are.)
+        # Under nohup, SIGHUP stays ignored.  (PyPy does not tell that it is.)
         if signal.getsignal(number) != signal.SIG_IGN:
             signal.signal(number, leave)
-    # scripts/demo keeps Ctrl-C out until there is somebody to clean up after it.
+    # scripts/demo blocks Ctrl-C until this program can clean up after it.
     signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGINT])
     try:
         return serve(command)

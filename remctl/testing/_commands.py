@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""The commands of a remctld: given in Python, written as remctl.conf."""
+"""The commands of a remctld: declared in Python, written to remctl.conf."""
 
 from __future__ import annotations
 
@@ -18,26 +18,26 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class Command:
-    """A command of a server, with what remctl.conf has for it: see remctld(8).
+    """A command of a server, with its settings in remctl.conf: see remctld(8).
 
     Args:
         program: A str is a snippet for /bin/sh.  A path, which must be absolute, is a
-            program; that it is there is not checked.  Either gets the arguments as
+            program; whether it exists is not checked.  Both get the arguments as
             remctld passes them: ``"$1"`` is the subcommand, unless there is none, and
             ``"$2"`` the first argument after it.
-        acl: Who may run it, the first entry that matches decides: ``"ANYUSER"``,
-            ``"princ:alice@KRBTEST.COM"``, ``"deny:princ:..."``, and so on.
-        stdin: Which argument is passed on standard input, the subcommand being 1, or
-            ``"last"``.
-        summary: What is passed as ``"$1"``, before the subcommand, where a client runs
+        acl: Who may run it: ``"ANYUSER"``, ``"princ:alice@KRBTEST.COM"``,
+            ``"deny:princ:..."``, and so on.  The first entry that matches decides.
+        stdin: The number of the argument that is passed on standard input, the
+            subcommand being 1, or ``"last"``.
+        summary: What is passed as ``"$1"``, before the subcommand, when a client runs
             ``help`` alone.
-        help: What is passed as ``"$1"``, before the subcommand, where a client runs
+        help: What is passed as ``"$1"``, before the subcommand, when a client runs
             ``help`` with the command's words.
         user: The local user that runs it, by name or number; remctld must be root.
         logmask: The arguments that are kept from the log, the subcommand being 1.
 
     Raises:
-        TypeError, ValueError: remctl.conf could not hold it.
+        TypeError, ValueError: remctl.conf cannot express it.
 
     """
 
@@ -61,7 +61,7 @@ class Command:
         else:
             raise TypeError(f"a program is a str or a path, not {self.program!r}")
         for entry in sequence("acl", self.acl):
-            # What remctld takes for one of the options.
+            # remctld would take such an entry for an option.
             if re.match("[A-Za-z][A-Za-z0-9-]*=.", word("an ACL entry", entry)):
                 raise ValueError(f"an ACL entry with a = needs its method: {entry!r}")
         if not self.acl:
@@ -94,7 +94,7 @@ Commands = Mapping[str, Union[str, "os.PathLike[str]", Command]]
 
 
 def checked(commands: Commands) -> list[tuple[str, Command]]:
-    """Return the first two words of each line of remctl.conf, and what follows."""
+    """Check the commands, and return them with their names as in remctl.conf."""
     if not isinstance(commands, Mapping):
         raise TypeError("commands must be a mapping")
     return [
@@ -114,7 +114,7 @@ def write(commands: list[tuple[str, Command]], directory: Path) -> str:
             text = f"#!/bin/sh\n{command.program}\n"
             script.write_bytes(text.encode("utf-8", "surrogateescape"))
             script.chmod(0o755)
-        # The space at the end keeps a backslash there from joining two lines.
+        # The space at the end keeps a trailing backslash from joining two lines.
         fields = [key, os.fspath(program), *command.options(), *command.acl, "\n"]
         lines.append(" ".join(fields))
     return "".join(lines)
@@ -137,7 +137,7 @@ def words(key: str) -> str:
 
 
 def word(what: str, value: str) -> str:
-    """Check what is to be one word of remctl.conf, which has no quoting."""
+    """Check one word for remctl.conf, which has no quoting."""
     if not isinstance(value, str):
         raise TypeError(f"{what} must be a str, not {value!r}")
     if not value or re.search(r"[\0-\x20\x7f]", value):

@@ -1,12 +1,12 @@
 # SPDX-License-Identifier: MIT
-"""One child process that serves until we end it, or until we end ourselves.
+"""A server process that ends when it is stopped, or when this process ends.
 
 A server started by tests must not outlive them, however they end.  ``finally`` and
-``atexit`` do not run when a process is killed, and PR_SET_PDEATHSIG is out of reach
-of pure Python and bound to the thread that forked.  So the kernel tells: the shell
-that becomes the server leaves a process of its own behind, which reads from a pipe
-whose other end only we hold.  When we are gone, for whatever reason, it reads end of
-file, kills the process group and removes the directory, if it has one to remove.
+``atexit`` do not run when a process is killed, and PR_SET_PDEATHSIG cannot be used
+from pure Python and depends on the thread that forked.  So the shell that becomes the
+server first starts a guard process, which reads from a pipe whose other end only this
+process holds.  When this process ends, for whatever reason, the guard reads end of
+file, kills the process group and removes the directory, if there is one to remove.
 """
 
 from __future__ import annotations
@@ -32,8 +32,8 @@ _SBIN = ["/usr/local/sbin", "/usr/sbin", "/sbin"]
 
 # $1 is the directory to remove, the rest is the command.  exec keeps the process id,
 # so that the server is our own child and the leader of its session and group.  The
-# guard ignores SIGTERM, which it sends to its own group to begin with.  Those whom
-# other guards are ending may write to the directory while it is removed.
+# guard ignores SIGTERM, as it sends that to its own group first.  Removing the
+# directory is tried again, as processes that are ending may still write to it.
 _GUARD = """
 directory=$1
 shift
@@ -55,7 +55,7 @@ exec "$@"
 _START_TIMEOUT = 30.0
 _TERMINATE_TIMEOUT = 2.0
 _KILL_TIMEOUT = 10.0
-_ASK_AGAIN = 0.02
+_SIGNAL_INTERVAL = 0.02
 
 
 class StartError(RuntimeError):
@@ -90,12 +90,12 @@ def programs(packages: Mapping[str, str]) -> dict[str, str]:
 
 
 class Port:
-    """A TCP port of a loopback address that nobody else is given meanwhile.
+    """A TCP port of a loopback address, reserved until it is released.
 
     A bound socket that never listens keeps the kernel from handing the number to
     another process, whereas Linux lets a server that sets SO_REUSEADDR (both krb5kdc
-    and remctld do) bind beside it.  Other systems do not; there the number is free
-    again at once, and somebody else might be quicker.
+    and remctld do) bind to the same number.  Other systems do not; there the number
+    is free again at once, and another process might take it first.
     """
 
     def __init__(self, address: str) -> None:
@@ -168,7 +168,7 @@ class Daemon:
                 return True
             assert self._process is not None
             self._process.send_signal(number)
-            time.sleep(_ASK_AGAIN)
+            time.sleep(_SIGNAL_INTERVAL)
             return False
 
         self._wait_until(ask, self._output.stat().st_size)
@@ -195,7 +195,7 @@ class Daemon:
         if self._process is None or self._stopped or self._owner != os.getpid():
             return  # a forked child must leave its parent's server alone
         deadline = time.monotonic() + _TERMINATE_TIMEOUT
-        # remctld loses a SIGTERM that comes just before it waits: ask again.
+        # remctld loses a SIGTERM that comes just before it waits, so send it again.
         try:
             while self._process.poll() is None and time.monotonic() < deadline:
                 self._process.terminate()
@@ -212,8 +212,8 @@ class Daemon:
         """
         if self._process is None or self._stopped or self._owner != os.getpid():
             return
-        # The group exists as long as its guard does, so that the number cannot
-        # have become somebody else's, even when the server itself ended long ago.
+        # The group exists as long as its guard does, so its number has not been
+        # reused, even if the server itself ended long ago.
         left = self._processes.end(self._process, _KILL_TIMEOUT)
         if left:
             pids = ", ".join(map(str, left))

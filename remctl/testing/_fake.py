@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: MIT
 """A Remctl whose replies are scripted.
 
-It is the real class itself, with all its checks, but for the connection, which is the
-one thing that talks to a server.
+It is the real class with all its checks.  Only its connection, the part that talks to
+a server, is replaced.
 """
 
 from __future__ import annotations
@@ -36,12 +36,12 @@ Reply = Union[RemctlSimpleResult, RemctlError, Sequence[Token]]
 
 
 class Script:
-    """What is still to come, and the commands that have been sent."""
+    """The replies that are left, and the commands that have been sent."""
 
     def __init__(
         self, replies: Iterable[Reply], open_errors: Iterable[RemctlError | None]
     ) -> None:
-        """Check both."""
+        """Check the replies and the errors of open()."""
         self.commands: list[list[bytes]] = []
         self._replies = deque(map(tokens, replies))
         self._open_errors = deque(open_errors)
@@ -50,13 +50,13 @@ class Script:
                 raise TypeError(f"open() raises a RemctlError or None, not {error!r}")
 
     def open(self) -> None:
-        """Raise the error that is due, if there is one."""
+        """Raise the next scripted error, if there is one."""
         error = self._open_errors.popleft() if self._open_errors else None
         if error is not None:
             raise error
 
     def reply(self, arguments: list[bytes]) -> deque[Token]:
-        """Keep a command, and return the tokens of its reply."""
+        """Record a command, and return the tokens of its reply."""
         self.commands.append(arguments)
         if not self._replies:
             raise AssertionError(f"FakeRemctl has no reply left for {arguments}")
@@ -64,7 +64,7 @@ class Script:
 
 
 class Scripted(RemctlBase):
-    """What makes a fake of the real class that comes after it."""
+    """A mixin that replaces the connection of the next class in the MRO."""
 
     commands: list[list[bytes]]
 
@@ -74,7 +74,7 @@ class Scripted(RemctlBase):
         *,
         open_errors: Iterable[RemctlError | None] = (),
     ) -> None:
-        """Begin with an object that is not open."""
+        """Make an object that is not open."""
         super().__init__()
         self._script = Script(replies, open_errors)
         self.commands = self._script.commands
@@ -122,21 +122,21 @@ class FakeRemctl(Scripted, Remctl):
         monkeypatch.setattr(remctl, "Remctl", fake)
 
     Args:
-        replies: What the commands get, one after the other.  A RemctlSimpleResult
-            comes as the tokens it would be made of; a RemctlProtocolError with a code
-            as the error token it would come from; any other RemctlError, a
-            RemctlTimeoutError for instance, is raised in place of the first token.  A
-            list has the tokens one by one: a status token, an error token or an
-            exception is the last.  After an exception the object is not open.
-        open_errors: What open() raises, call by call, None where it succeeds; beyond
-            them it always does.
+        replies: The replies to the commands, in order.  A RemctlSimpleResult becomes
+            output tokens and a status token; a RemctlProtocolError with a code
+            becomes an error token; any other RemctlError, such as a
+            RemctlTimeoutError, is raised in place of the first token.  A list has the
+            tokens themselves: the last must be a status token, an error token or an
+            exception.  After an exception the object is not open.
+        open_errors: For each call of open(), the exception that it raises, or None if
+            it succeeds.  Further calls succeed.
 
     A command for which there is no reply left raises AssertionError.  noop() returns
     True on an open object.  There is no descriptor: fileno() raises
     RemctlNotOpenedError, as with a server that speaks protocol 1.
 
     Raises:
-        TypeError, ValueError: A reply is none.
+        TypeError, ValueError: A reply is not one that a server could send.
 
     """
 
@@ -145,13 +145,13 @@ class FakeConnection(Connection):
     """A connection to a script."""
 
     def __init__(self, server: Server, script: Script) -> None:
-        """Follow ``script``."""
+        """Take replies from ``script``."""
         super().__init__(server, None, None)
         self._script = script
         self._tokens: deque[Token] = deque()
 
     def open(self, timeout: float, sock: socket.socket | None = None) -> Steps[None]:
-        """Open it, if the script lets it."""
+        """Succeed, or raise the next error of the script."""
         self._script.open()
         self.established = True
         self.in_flight = False
@@ -168,7 +168,7 @@ class FakeConnection(Connection):
         return True
 
     def output_now(self) -> RemctlOutput:
-        """Return the reply's next token, which never takes waiting."""
+        """Return the reply's next token, without ever waiting."""
         if not self.pending:
             return DONE
         self.in_flight = True

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""k5test's realm, as far as it is of use here; the only import of k5test."""
+"""k5test's realm with some changes; the only import of k5test."""
 
 from __future__ import annotations
 
@@ -29,8 +29,8 @@ _PROGRAM_TIMEOUT = 60.0
 class K5Realm(MITRealm):  # type: ignore[misc]  # k5test has no annotations
     """k5test's realm in a directory of ours, on loopback, named localhost.
 
-    k5test takes its own directory, which a failure in its constructor would leave
-    behind, and asks the resolver for the machine's name, which may take its time.
+    k5test makes its own directory, which a failure in its constructor would leave
+    behind, and looks the machine's name up, which may take a long time.
     """
 
     def __init__(self, directory: Path, name: str) -> None:
@@ -46,7 +46,7 @@ class K5Realm(MITRealm):  # type: ignore[misc]  # k5test has no annotations
         krb5_conf: dict[str, dict[str, Any]] = {
             "libdefaults": {
                 "default_realm": self.realm,
-                # localhost is localhost, whatever DNS and its search list say.
+                # So that localhost means this machine, whatever DNS says.
                 "dns_canonicalize_hostname": "false",
                 "dns_lookup_kdc": "false",
                 "dns_lookup_realm": "false",
@@ -57,8 +57,8 @@ class K5Realm(MITRealm):  # type: ignore[misc]  # k5test has no annotations
             "realms": {self.realm: {"kdc": f"{ADDRESS}:{port}"}},
             "domain_realm": {"localhost": self.realm},
         }
-        # k5test's own kdc.conf asks krb5-config, which users of Kerberos need not have.
-        # Only TCP: one port to find, and a KDC that is gone is noticed at once.
+        # k5test's own kdc.conf needs krb5-config, which may not be installed.  TCP
+        # only, which needs one port, and shows at once that a KDC is gone.
         database = f"{self.tmpdir}/db"
         kdc_conf: dict[str, dict[str, Any]] = {
             "kdcdefaults": {"kdc_tcp_listen_backlog": "128"},
@@ -81,7 +81,7 @@ class K5Realm(MITRealm):  # type: ignore[misc]  # k5test has no annotations
         self._create_conf(kdc_conf, self.env["KRB5_KDC_PROFILE"])
 
     def _make_env(self, *paths: str) -> dict[str, str]:
-        # Not the ports of a replication that there is not.
+        # Without the variables for replication, which this KDC does not do.
         env = super()._make_env(*paths)
         return {name: value for name, value in env.items() if name.startswith("KRB5")}
 
@@ -104,7 +104,7 @@ class K5Realm(MITRealm):  # type: ignore[misc]  # k5test has no annotations
         input: str | None = None,  # noqa: A002  # k5test's name
         expected_code: int = 0,
     ) -> bytes:
-        """Run a program as k5test does, but bounded and with its output shown."""
+        """Run a program as k5test does, but with a time-out, and show its output."""
         try:
             result = subprocess.run(
                 args,

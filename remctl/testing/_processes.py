@@ -1,9 +1,10 @@
 # SPDX-License-Identifier: MIT
-"""The end of all processes of a server, whatever they do to get away from it.
+"""Killing all processes of a server, also those that have left its process group.
 
-A command may leave the process group that it was started in, and its session, too;
-when remctld is gone, nothing leads from there to it.  What it keeps is its environment,
-where every server has a mark of its own.  One that has dropped both is lost to us.
+A command may leave the process group and the session in which it was started.  After
+remctld has ended, only its environment still tells which server started it, so each
+server puts a mark there.  A process that has left the session and dropped the
+environment is not found.
 """
 
 from __future__ import annotations
@@ -20,11 +21,11 @@ from typing import TYPE_CHECKING, NamedTuple
 if TYPE_CHECKING:
     import subprocess
 
-_LOOK_AGAIN = 0.001
+_POLL_INTERVAL = 0.001
 
 
 class Process(NamedTuple):
-    """A process: its number may be another's later, but not with the same start."""
+    """A process.  A pid may be reused, but not with the same start time."""
 
     pid: int
     start: int  # in ticks of the system's clock
@@ -35,22 +36,22 @@ class Processes:
 
     def __init__(self) -> None:
         self._mark = f"REMCTL_TESTING_SERVER={secrets.token_hex(12)}"
-        # Of the session, before they were killed.
+        # The processes of the session, as they were before any was killed.
         self._known: set[Process] | None = None
 
     @property
     def env(self) -> dict[str, str]:
-        """What is to be in their environment."""
+        """The variable that marks the environment of the processes."""
         return dict([self._mark.split("=")])
 
     def end(self, leader: subprocess.Popen[bytes], timeout: float) -> list[int]:
-        """Kill them, and return those that are left then: none, as a rule.
+        """Kill them, and return the pids of those that are left; normally none are.
 
         Blocks until they have ended and their descriptors are closed.
 
         Args:
-            leader: Of the session and of its process group.  Its number must not be
-                another's yet when this is called first, even where it has ended.
+            leader: The leader of the session and of its process group.  If it has
+                ended, its pid must not have been reused when this is called first.
             timeout: How long this blocks at most, in seconds.
 
         """
@@ -59,17 +60,17 @@ class Processes:
         left = find(leader)
         if self._known is None:
             self._known = left
-            # All at once, so that none can start another meanwhile.
+            # All at once, so that none can start another process meanwhile.
             with contextlib.suppress(ProcessLookupError):
                 os.killpg(leader.pid, signal.SIGKILL)
         missed = 0
-        # A look misses one that is just being started, or executing another program.
+        # A scan can miss a process that is just starting or executing a program.
         while missed < 2 and time.monotonic() < deadline:
             for process in left:
-                # Another user's, such as sudo's, may still end by itself.
+                # A process of another user, such as sudo, may still end by itself.
                 with contextlib.suppress(ProcessLookupError, PermissionError):
                     os.kill(process.pid, signal.SIGKILL)
-            time.sleep(_LOOK_AGAIN)
+            time.sleep(_POLL_INTERVAL)
             left = find(leader)
             missed = 0 if left else missed + 1
         return sorted(process.pid for process in left)
@@ -81,7 +82,7 @@ class Processes:
         for path in Path("/proc").glob("[0-9]*"):
             pid = int(path.name)
             state = _state(pid)
-            # Who is older than we are has not been started for us.
+            # A process that is older than this one was not started by the server.
             if state is None or state.ended or state.start < myself.start:
                 continue
             process = Process(pid, state.start)
@@ -97,14 +98,17 @@ class Processes:
         with contextlib.suppress(OSError):
             environment = Path(f"/proc/{pid}/environ").read_bytes().split(b"\0")
             return self._mark.encode() in environment
-        return False  # it has ended, or is somebody else's
+        return False  # it has ended, or belongs to another user
 
     def _find_group(self, leader: subprocess.Popen[bytes]) -> set[Process]:
-        """Return the leader for all of its group, where no /proc tells more."""
+        """Return the leader if a process of its group is left; needs no /proc."""
         leader.poll()  # a zombie counts as well
         try:
             os.killpg(leader.pid, 0)
-        except (ProcessLookupError, PermissionError):  # macOS's, for zombies
+        except (
+            ProcessLookupError,
+            PermissionError,
+        ):  # the latter on macOS, for zombies
             return set()
         return {Process(leader.pid, 0)}
 
@@ -121,7 +125,7 @@ def _state(pid: int) -> _State | None:
         words = Path(f"/proc/{pid}/stat").read_bytes().rpartition(b")")[2].split()
     except (FileNotFoundError, ProcessLookupError):
         return None
-    # A zombie has closed its descriptors, and is its parent's to bury.  Where only its
-    # first thread has ended, it is none yet.
+    # A zombie has closed its descriptors; its parent removes it.  A process of which
+    # only the first thread has ended is shown as a zombie, too, but still runs.
     ended = words[0] in (b"Z", b"X") and int(words[17]) <= 1
     return _State(int(words[19]), int(words[3]), ended)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""A Kerberos realm with a KDC of its own, in one directory."""
+"""A Kerberos realm with its own KDC, in one directory."""
 
 from __future__ import annotations
 
@@ -31,26 +31,26 @@ class Realm:
     ``keytab``.  Others are made by principal().
 
     Nothing is changed outside of its directory: give programs ``env``, or use
-    applied().  Realms may run beside each other, also of the same name.  When the
-    process ends without leaving the block, killed even, the KDC and the directory
-    still go.  A forked child can use the realm, but does not end it.
+    applied().  Several realms may run at the same time, also with the same name.  If
+    the process ends without leaving the block, even if it is killed, the KDC is ended
+    and the directory removed.  A forked child can use the realm, but does not end it.
 
-    The KDC is MIT Kerberos's.  Heimdal's, which nobody has tried here, would need a
+    The KDC is that of MIT Kerberos.  Heimdal's has not been tried.  It would need a
     [kdc] section in krb5.conf in place of kdc.conf, a database made with ``kadmin
     --local`` (stash, init, add, ext_keytab), ``kdc --config-file`` with its ports as
-    the server, another sign that it listens, and ``kinit --password-file=STDIN``;
-    k5test's HeimdalRealm has most of that.
+    the server, another way to see that it listens, and ``kinit
+    --password-file=STDIN``; k5test's HeimdalRealm has most of that.
 
     Args:
         name: The realm's name: letters, digits, dots and hyphens.
 
-    Entering it blocks, for a tenth of a second or so, and raises MissingError where a
-    program or k5test is not installed, and StartError where a program fails.
+    Entering it blocks for about a tenth of a second.  It raises MissingError if a
+    program or k5test is not installed, and StartError if a program fails.
 
     """
 
     def __init__(self, name: str = "KRBTEST.COM") -> None:
-        """Start nothing yet."""
+        """Check the name; __enter__() starts the realm."""
         if not re.fullmatch("[A-Za-z0-9.-]+", name):
             raise ValueError(f"not a name for a realm: {name!r}")
         self._name = name
@@ -76,7 +76,7 @@ class Realm:
 
     @property
     def directory(self) -> Path:
-        """The directory of all files, which ends with the realm."""
+        """The directory of all files, which is removed with the realm."""
         if self._directory is None:
             raise RuntimeError("the realm is not running")
         return self._directory
@@ -99,16 +99,16 @@ class Realm:
         return self._kdc.pid
 
     def principal(self, name: str) -> str:
-        """Return a principal's full name; it is created when asked for first.
+        """Return a principal's full name; create the principal if it does not exist.
 
-        It has a password, which kinit() knows.
+        It gets a password, which kinit() knows.
 
         Args:
             name: Such as ``alice`` or ``HTTP/localhost``, with or without this realm's
                 name after it.
 
         Raises:
-            ValueError: No name, or another realm's.
+            ValueError: Not a name, or one of another realm.
             StartError: kadmin.local has failed.
 
         Blocks for some milliseconds, the first time.
@@ -129,9 +129,9 @@ class Realm:
         """Add a principal's keys to a keytab, and return the keytab's path.
 
         Args:
-            principal: As for principal(), which creates it if need be.  Its password
-                stays as it is.
-            keytab: The file, which is created if it is not there.
+            principal: As for principal(), which creates it if it does not exist.  Its
+                password is not changed.
+            keytab: The file, which is created if it does not exist.
 
         Raises:
             ValueError: As principal().
@@ -153,9 +153,9 @@ class Realm:
         """Obtain tickets for a principal, and return the credential cache's name.
 
         Args:
-            principal: As for principal(), which creates it if need be.
-            ccache: The cache to put them in, in place of what is there.  None: the
-                default one of `env`.
+            principal: As for principal(), which creates it if it does not exist.
+            ccache: The cache to put them in, replacing its content.  None: the default
+                one of `env`.
             options: Options of kinit(1), such as ``"-l", "5s"``.
 
         Raises:
@@ -173,10 +173,10 @@ class Realm:
 
     @contextlib.contextmanager
     def applied(self) -> Iterator[None]:
-        """Set the variables of `env` in os.environ, and put them back in the end.
+        """Set the variables of `env` in os.environ, and restore them at the end.
 
-        Not while other threads use Kerberos: the C library's setenv() is not safe.
-        Does not block.
+        Must not be used while other threads use Kerberos, as the C library's setenv()
+        is not thread safe.  Does not block.
         """
         env = self.env
         saved = {name: os.environ.get(name) for name in env}
@@ -194,17 +194,16 @@ class Realm:
         """Return a remctld of this realm, which a ``with`` block starts and ends.
 
         Args:
-            commands: What it can do: a mapping of command and subcommand to what is
-                run for them, in the order in which remctld looks.  The key is
-                ``"test hello"``, say; remctl.conf's ALL stands for any of either, and
-                EMPTY for no subcommand.  The value is a shell snippet, the
-                path of a program, or a Command, which has all else that remctl.conf
-                knows.
-            address: The loopback address it listens on, ``"::1"`` for IPv6.
+            commands: The commands that it runs, in the order in which remctld looks
+                them up.  A key is a command and a subcommand, such as ``"test
+                hello"``; as in remctl.conf, ALL stands for any of either, and EMPTY
+                for no subcommand.  A value is a shell snippet, the path of a program,
+                or a Command, which has the other settings of remctl.conf.
+            address: The loopback address that it listens on, ``"::1"`` for IPv6.
 
         Raises:
-            TypeError, ValueError: remctl.conf could not hold it, or the address is
-                none of loopback.
+            TypeError, ValueError: remctl.conf cannot express a command, or the
+                address is not a loopback address.
 
         Does not block; entering the server does.
 
@@ -216,8 +215,8 @@ class Realm:
         if self._directory is not None:
             raise RuntimeError("the realm is running")
         owner = os.getpid()
-        # Nobody else has this name, and it is known before it is used: whatever
-        # interrupts this, there is somebody to remove the directory.
+        # The name is unique, and known before the directory is made, so that a guard
+        # that removes the directory exists first, whatever interrupts this.
         directory = Path(tempfile.gettempdir(), f"remctl-realm-{secrets.token_hex(12)}")
 
         def remove() -> None:
@@ -226,16 +225,16 @@ class Realm:
 
         with contextlib.ExitStack() as stack:
             stack.callback(self._forget)
-            keeper = Daemon(
+            guard = Daemon(
                 ["true"],
                 env=os.environ,
                 output=Path(os.devnull),
                 ready=lambda: True,
                 remove=directory,
             )
-            stack.callback(keeper.kill)
+            stack.callback(guard.kill)
             stack.callback(remove)
-            # Commands may run as other users, and need not see what else is there.
+            # Commands may run as other users: they can enter it, but not list it.
             directory.mkdir(0o700)
             directory.chmod(0o711)
             self._directory = directory
@@ -263,7 +262,7 @@ class Realm:
 
     def _start(self, stack: contextlib.ExitStack) -> None:
         try:
-            # Nobody needs k5test for the rest of the package.
+            # Imported here, as the rest of the package does not need k5test.
             from remctl.testing._k5 import ADDRESS, K5Realm  # noqa: PLC0415
         except ModuleNotFoundError as error:
             if (error.name or "").partition(".")[0] != "k5test":

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""A real remctld on loopback, with commands of one's own."""
+"""A real remctld on loopback, with the commands of a test."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from remctl.testing._commands import Commands
     from remctl.testing._realm import Realm
 
-# What remctld says when it begins to read remctl.conf again.
+# What remctld logs when it begins to read remctl.conf again.
 _READING = b"re-reading configuration"
 
 
@@ -55,7 +55,7 @@ class Server:
     @property
     def host(self) -> str:
         """The host to connect to."""
-        # A resolver need not know that localhost has an IPv6 address as well.
+        # Not every resolver gives localhost an IPv6 address, too.
         return "localhost" if self._address == "127.0.0.1" else self._address
 
     @property
@@ -81,16 +81,16 @@ class Server:
         return self._files() / "log"
 
     def reload(self, commands: Commands) -> None:
-        """Have other commands from now on, by remctl.conf and SIGHUP.
+        """Replace the commands, by a new remctl.conf and SIGHUP.
 
-        Open connections keep those that they began with.
+        Open connections keep the commands that they began with.
 
         Args:
             commands: As in Realm.server().
 
         Raises:
             TypeError, ValueError: As Realm.server(); nothing has changed.
-            StartError: remctld has ended over it, and said what is in the text.
+            StartError: remctld has ended; the text has what it said.
 
         Blocks until remctld has read them.
 
@@ -100,7 +100,8 @@ class Server:
         self._configure()
         start = self.log.stat().st_size
         try:
-            # It says when it begins to read, and has read when it begins again.
+            # It logs when it begins to read.  A second such line shows that it has read
+            # the file once after the first signal.
             daemon.signal_until(
                 signal.SIGHUP,
                 lambda: self.log.read_bytes()[start:].count(_READING) >= 2,
@@ -123,12 +124,12 @@ class Server:
     def stop(self) -> None:
         """End remctld, its connections and their commands; harmless if it has.
 
-        Blocks until no process of the server is left, and so no open connection, for
-        some milliseconds as a rule.  remctld has two seconds to end by itself; all are
-        killed then, and raise StartError, with their process ids, if that has not
-        ended them after ten seconds.  A command that has left its session and dropped
-        its environment is not found; nor is, where there is no Linux, one that has
-        left its process group.
+        Blocks, normally for some milliseconds, until no process of the server is left,
+        and so no connection is open.  remctld has two seconds to end by itself; then
+        all are killed.  Raises StartError, with the process ids, if some are left ten
+        seconds later.  Not found are commands that have left their session and dropped
+        their environment, and, on systems other than Linux, commands that have left
+        their process group.
         """
         if self._daemon is not None:
             self._daemon.stop()
@@ -185,7 +186,7 @@ class Server:
         return self._directory
 
     def _configure(self) -> None:
-        """Write remctl.conf and the snippets, beside those that may be running."""
+        """Write remctl.conf and new snippets; commands that run keep the old ones."""
         snippets = Path(tempfile.mkdtemp(prefix="commands-", dir=self._files()))
         snippets.chmod(0o711)
         conf = snippets / "remctl.conf"

@@ -486,7 +486,8 @@ def test_connection_is_closed(
     server.wait_for("quit")
 
 
-# The seed's, with print() and "except ... as", a host and a port that are there.
+# As in pyremctl's documentation, but with print() and "except ... as", and with a host
+# and a port that are there.
 EXAMPLE = """
 import remctl, sys
 command = ('test', 'streams')
@@ -505,7 +506,7 @@ print("exit status:", result.status)
 
 @pytest.mark.blocking_only
 def test_example_of_the_document(server: Server) -> None:
-    """S19: the document's example, once modernised, on this interpreter."""
+    """S19: the example of pyremctl's documentation, once modernised."""
 
     good = run_python(EXAMPLE, server.port)
     assert good.stdout.splitlines() == [

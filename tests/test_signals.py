@@ -29,8 +29,9 @@ if TYPE_CHECKING:
 
     Start = Callable[..., Any]
 
-# Far above what it takes (milliseconds), and far below any time-out of a library.
-AT_ONCE = 2.0
+# Seconds.  Far above what it takes (milliseconds), also on a busy machine, and below
+# the time-outs of libraries: libkrb5 waits for a mute KDC for 27 s.
+AT_ONCE = 10.0
 
 
 class Interruption(Exception):
@@ -374,6 +375,8 @@ def test_handler_that_raises_at_random_leaves_nothing_behind(server: Server) -> 
 
         def interrupt(_, frame):
             global shots
+            if shots:  # the next one, with time for the program between the two
+                signal.setitimer(signal.ITIMER_REAL, duration / 30)
             while shots and frame is not None:
                 # Only there, so that the test itself is not interrupted.
                 if frame.f_code.co_filename.startswith(package):
@@ -400,7 +403,7 @@ def test_handler_that_raises_at_random_leaves_nothing_behind(server: Server) -> 
         for turn in range(250):
             shots = generator.choice([1, 1, 2, 3])
             moment = generator.uniform(1e-6, 2 * duration)
-            signal.setitimer(signal.ITIMER_REAL, moment, 50e-6)
+            signal.setitimer(signal.ITIMER_REAL, moment)
             try:
                 if not client.opened:
                     client.open(*here)
@@ -410,8 +413,8 @@ def test_handler_that_raises_at_random_leaves_nothing_behind(server: Server) -> 
                     client.noop()
             except (Interruption, remctl.RemctlNotOpenedError):
                 pass
+            shots = 0  # the handler does nothing from now on
             signal.setitimer(signal.ITIMER_REAL, 0)
-            shots = 0
             try:
                 result = client.run(["test", "args", f"next {turn}"])
                 assert result.stdout == b"next %d\\0" % turn, result

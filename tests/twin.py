@@ -11,7 +11,6 @@ import asyncio
 import gc
 import os
 import selectors
-import sys
 import threading
 import time
 from contextlib import contextmanager
@@ -25,9 +24,10 @@ if TYPE_CHECKING:
 
     from typing_extensions import Self
 
-pypyjit: Any = None
-if sys.implementation.name == "pypy":
-    import pypyjit  # type: ignore[import-not-found,no-redef]
+try:
+    import pypyjit  # type: ignore[import-not-found]
+except ImportError:
+    pypyjit = None
 
 BEAT = 0.005  # seconds
 

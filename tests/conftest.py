@@ -14,7 +14,13 @@ import hypothesis
 import pytest
 from scripted import ScriptedServer, ScriptedServers
 from support import commands
-from twin import BEAT, Loop, TwinRemctl, twin_remctl
+from twin import (
+    Loop,
+    MeasuringSelector,
+    TwinRemctl,
+    interpreter_at_rest,
+    twin_remctl,
+)
 
 import remctl
 from remctl._connection import spoke_protocol2
@@ -98,7 +104,7 @@ def scripted(
         yield start
 
 
-# Seconds for which the event loop may be kept from its other tasks.
+# Seconds for which one step may keep the event loop from its other tasks.
 BLOCKED = 0.05
 
 
@@ -119,9 +125,15 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
 
 
 @pytest.fixture(scope="session")
-def loop() -> Iterator[Loop]:
+def measured() -> MeasuringSelector:
+    """The selector of the asyncio twin's event loop."""
+    return MeasuringSelector()
+
+
+@pytest.fixture(scope="session")
+def loop(measured: MeasuringSelector) -> Iterator[Loop]:
     """The event loop of the asyncio twin."""
-    TwinRemctl.loop = Loop()
+    TwinRemctl.loop = Loop(asyncio.SelectorEventLoop(measured))
     yield TwinRemctl.loop
     TwinRemctl.loop.close()
 
@@ -133,13 +145,18 @@ def _twin(request: pytest.FixtureRequest) -> Iterator[None]:
         yield
         return
     loop: Loop = request.getfixturevalue("loop")
-    with pytest.MonkeyPatch.context() as patch:
+    measured: MeasuringSelector = request.getfixturevalue("measured")
+    # In other modules the tests themselves keep the interpreter busy.
+    measures = request.node.get_closest_marker("loop_stays_free") is not None
+    with ExitStack() as stack:
+        patch = stack.enter_context(pytest.MonkeyPatch.context())
         patch.setattr(remctl, "Remctl", TwinRemctl)
         patch.setattr(remctl, "remctl", twin_remctl)
-        loop.longest = 0.0
+        if measures:
+            stack.enter_context(interpreter_at_rest())
+        measured.longest = 0.0
         yield
-        loop.run(asyncio.sleep(2 * BEAT))  # a whole one, after the last call
-    if request.node.get_closest_marker("loop_stays_free"):
-        # Elsewhere the tests themselves keep the interpreter busy.  valgrind runs one
-        # thread at a time, for longer than that.
-        assert loop.longest < BLOCKED or "vgpreload" in os.environ.get("LD_PRELOAD", "")
+        loop.run(asyncio.sleep(0))  # until the last call's last step is measured, too
+    # valgrind is slow, and runs one thread at a time.
+    if measures and "vgpreload" not in os.environ.get("LD_PRELOAD", ""):
+        assert measured.longest < BLOCKED

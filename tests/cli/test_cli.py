@@ -126,7 +126,7 @@ SAME: dict[str, tuple[int, list[str | bytes]]] = {
     "options after the host": (255, ["localhost", "-t", "30", "test", "hello"]),
     "options in one word": (0, ["-t30", "-b127.0.0.1", *on("hello")]),
     "value with spaces": (1, ["-s", "no body", *on("hello")]),
-    "time-out": (1, ["-t", "1", *on("sleep", "60")]),
+    "time-out": (1, ["-t", "2", *on("sleep", "60")]),
     "last option counts": (0, ["-p", "1", "-p", "PORT", *on("hello")]),
     "nobody listens": (1, ["-p", "1", *on("hello")]),
     "not our address": (1, ["-b", "192.0.2.1", *on("hello")]),
@@ -330,7 +330,7 @@ def test_source_address(scripted: Start) -> None:
 
 def test_fraction_of_a_second(ask: Run) -> None:
     """-t: fractions, which Debian's client does not take."""
-    finished = ask("-t", "0.2", *on("sleep", "3600"))
+    finished = ask("-t", "1.5", *on("sleep", "3600"))
     text = b"remctl: error reading from server: error receiving token: timed out\n"
     assert outcome(finished) == (1, b"", text)
 
@@ -871,7 +871,7 @@ def test_options_hold_for_each_host(ask: Run, realm: Realm, tmp_path: Path) -> N
         f"{host}: bob@{realm.name} from the file" for host in TWO.split(",")
     )
     assert finished.stderr.count(b": sent 3 arguments\n") == 2
-    finished = ask("-t", "0.3", TWO, "test", "sleep", "3600")
+    finished = ask("-t", "1.5", TWO, "test", "sleep", "3600")
     assert finished.stderr.count(b": error receiving token: timed out\n") == 2
     assert finished.returncode == 255
 

@@ -516,9 +516,10 @@ def failed(_: Server) -> remctl.Remctl:
 
 
 def timed_out(server: Server) -> remctl.Remctl:
-    client = remctl.Remctl(server.host, server.port, timeout=0.05)
+    client = remctl.Remctl(server.host, server.port)
+    client.set_timeout(0.05)
     with pytest.raises(remctl.RemctlTimeoutError):
-        client.run(["test", "sleep", "0.5"])
+        client.run(["test", "sleep", "5"])
     client.set_timeout(0)
     return client
 

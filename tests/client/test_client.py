@@ -122,7 +122,7 @@ def test_constructor_settings(server: Server, bob: str, tmp_path: Path) -> None:
     """S20: timeout, ccache and source_ip stand for the setters."""
     over = tmp_path / "over"
     with remctl.Remctl(
-        server.host, server.port, timeout=0.3, ccache=bob, source_ip="127.0.0.9"
+        server.host, server.port, timeout=2.0, ccache=bob, source_ip="127.0.0.9"
     ) as client:
         assert (user(client), peer(client)) == ("bob", "127.0.0.9")
         with pytest.raises(remctl.RemctlTimeoutError):

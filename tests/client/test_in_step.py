@@ -214,7 +214,8 @@ def test_a_server_that_has_done_noop_does_not_refuse_it(
 
 def test_the_proof_times_out(scripted: Callable[..., Any]) -> None:
     """S24, S28."""
-    server, client = play(scripted, "hang", timeout=0.3)
+    server, client = play(scripted, "hang")
+    client.set_timeout(0.3)
     with pytest.raises(
         remctl.RemctlTimeoutError, match="error receiving token: timed out"
     ):

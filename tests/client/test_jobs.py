@@ -150,8 +150,7 @@ def test_a_stalled_name_service(server: Server) -> None:
     async def main() -> None:
         with names().know("asked.invalid", LOOPBACK, mute=True) as service:
             calls = begin(3, ask)
-            await asyncio.sleep(0.2)
-            assert service.asked == 3
+            await asyncio.to_thread(wait_until, lambda: service.asked == 3)
             assert await hello(server) == HELLO
             service.answer()
             assert await asyncio.gather(*calls) == [HELLO] * 3
@@ -258,10 +257,11 @@ def test_no_thread_to_be_had(server: Server, call: str) -> None:
         import remctl
 
         host, port, call = sys.argv[1:]
-        client = remctl.Remctl(timeout=5)
+        client = remctl.Remctl(timeout=30)
         if call == "noop":
             client.open(host, port)
-            time.sleep(6)  # until no thread is parked any more
+            while len(os.listdir("/proc/self/task")) > 1:
+                time.sleep(0.1)  # until no thread is parked any more
         if os.geteuid() == 0:
             os.setuid(65534)  # for root there is no limit
         resource.setrlimit(resource.RLIMIT_NPROC, (0, 0))
@@ -274,7 +274,7 @@ def test_no_thread_to_be_had(server: Server, call: str) -> None:
                 client.open("127.0.0.1" if call == "open" else host, port)
         except remctl.RemctlError as error:
             print(error)
-        assert time.monotonic() - start < 3
+        assert time.monotonic() - start < 15
         assert not client.opened
         client.close()
         if call != "noop":

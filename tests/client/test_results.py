@@ -173,9 +173,10 @@ def test_hierarchy_of_the_exceptions() -> None:
 
 def test_timeout_is_a_timeout_error(server: Server) -> None:
     """S47: a real time-out is caught as TimeoutError, and pickles."""
-    with remctl.Remctl(server.host, server.port, timeout=0.1) as client:
+    with remctl.Remctl(server.host, server.port) as client:
+        client.set_timeout(0.1)
         with pytest.raises(TimeoutError) as caught:
-            client.run(["test", "sleep", "1"])
+            client.run(["test", "sleep", "5"])
         error = pickle.loads(pickle.dumps(caught.value))
         assert str(error) == client.error() == "error receiving token: timed out"
         assert error.code is None

@@ -29,8 +29,9 @@ if TYPE_CHECKING:
 
     Start = Callable[..., Any]
 
-# Far above what it takes (milliseconds), and far below any time-out of a library.
-AT_ONCE = 2.0
+# Seconds.  Far above what it takes (milliseconds), also on a busy machine, and below
+# the time-outs of libraries: libkrb5 waits for a mute KDC for 27 s.
+AT_ONCE = 10.0
 
 
 class Interruption(Exception):
@@ -373,12 +374,18 @@ def test_handler_that_raises_at_random_leaves_nothing_behind(server: Server) -> 
 
         def interrupt(_, frame):
             global shots
-            while shots and frame is not None:
-                # Only there, so that the test itself is not interrupted.
-                if frame.f_code.co_filename.startswith(package):
-                    shots -= 1
-                    raise Interruption
+            # Only there, so that the test itself is not interrupted.
+            inside = False
+            while frame is not None and not inside:
+                inside = frame.f_code.co_filename.startswith(package)
                 frame = frame.f_back
+            if shots:
+                shots -= inside
+                # The next signal.  A periodic timer would leave no time for anything
+                # but this handler, where that takes as long as a period.
+                signal.setitimer(signal.ITIMER_REAL, 50e-6 if shots else 0)
+                if inside:
+                    raise Interruption
 
         def in_use():
             return [len(os.listdir(f"/proc/self/{what}")) for what in ("fd", "task")]
@@ -398,8 +405,10 @@ def test_handler_that_raises_at_random_leaves_nothing_behind(server: Server) -> 
         seen = {"in step": 0, "not open": 0}
         for turn in range(250):
             shots = generator.choice([1, 1, 2, 3])
-            moment = generator.uniform(1e-6, 2 * duration)
-            signal.setitimer(signal.ITIMER_REAL, moment, 50e-6)
+            # Sometimes late: the machine may be busier now than it was before.
+            latest = generator.choice([2, 2, 2, 20]) * duration
+            moment = generator.uniform(1e-6, latest)
+            signal.setitimer(signal.ITIMER_REAL, moment)
             try:
                 if not client.opened:
                     client.open(*here)
@@ -409,8 +418,8 @@ def test_handler_that_raises_at_random_leaves_nothing_behind(server: Server) -> 
                     client.noop()
             except (Interruption, remctl.RemctlNotOpenedError):
                 pass
+            shots = 0  # the handler does nothing from now on
             signal.setitimer(signal.ITIMER_REAL, 0)
-            shots = 0
             try:
                 result = client.run(["test", "args", f"next {turn}"])
                 assert result.stdout == b"next %d\\0" % turn, result

@@ -178,7 +178,7 @@ def test_timeout_ends_the_call(
     with pytest.raises(
         remctl.RemctlTimeoutError, match=r"^error receiving token: timed out$"
     ):
-        run(["test", "wait-for", over], timeout=0.3)
+        run(["test", "wait-for", over], timeout=1.5)
     over.touch()
     assert run(["test", "wait-for", over, "x"], timeout=60).stdout == b"x\ndone\n"
 

@@ -1,36 +1,147 @@
 # SPDX-License-Identifier: MIT
 """The asyncio twin behind the blocking interface, for tests of both.
 
-An event loop in a thread of its own runs the calls, and a task that wants to run all
-the time beside them, which tells whether one has kept the loop from its other tasks.
+An event loop in a thread of its own runs the calls, and measures for how long each of
+their steps keeps it from its other tasks.
 """
 
 from __future__ import annotations
 
 import asyncio
-import contextlib
+import gc
 import os
+import selectors
 import threading
 import time
-from typing import TYPE_CHECKING, Any
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import remctl.aio
 
 if TYPE_CHECKING:
     from collections.abc import Coroutine, Iterator
+    from selectors import SelectorKey
 
     from typing_extensions import Self
+
+try:
+    import pypyjit  # type: ignore[import-not-found]
+except ImportError:
+    pypyjit = None
 
 BEAT = 0.005  # seconds
 
 
-class Loop:
-    """The event loop and its heartbeat."""
+class Control(threading.Thread):
+    """A thread that only counts how often it gets a processor and the GIL."""
 
     def __init__(self) -> None:
         """Start the thread."""
-        self.longest = 0.0
-        self.loop = asyncio.new_event_loop()
+        super().__init__(daemon=True)
+        self.beats = 0
+        self._ended = False
+        self.start()
+
+    def run(self) -> None:
+        """Count a beat every BEAT seconds, or later if the machine is busy."""
+        while not self._ended:
+            time.sleep(BEAT)
+            self.beats += 1
+
+    def end(self) -> None:
+        """End the thread."""
+        self._ended = True
+        self.join()
+
+
+class Reading(NamedTuple):
+    """The clocks of the loop's thread, in seconds, and the control thread's count."""
+
+    time: float
+    running: float
+    runnable: float
+    beats: int
+
+
+class MeasuringSelector(selectors.DefaultSelector):
+    """A selector that measures for how long a step keeps the event loop from it.
+
+    Between two calls of select() the loop runs its tasks' steps.  What a step does
+    counts, which is running and sleeping (in a system call, or for a lock).  What the
+    machine does to it does not: the time for which the thread is runnable, but has no
+    processor.  A thread that waits for the GIL sleeps, too, possibly because the
+    thread that holds the GIL has no processor.  The control thread makes no progress
+    then, so that sleep counts for no longer than the control thread's progress.
+    """
+
+    def __init__(self) -> None:
+        """Start the control thread; the first select() begins the measurement."""
+        super().__init__()
+        self.longest = 0.0  # seconds
+        self._control = Control()
+        self._schedstat = -1
+        self._returned: Reading | None = None
+
+    def select(self, timeout: float | None = None) -> list[tuple[SelectorKey, int]]:
+        """Wait for events, and measure the time since the last call returned."""
+        if self._schedstat < 0:
+            # Opened in the loop's thread, and only once, as tests count descriptors.
+            self._schedstat = os.open("/proc/thread-self/schedstat", os.O_RDONLY)
+        if self._returned is not None:
+            self.longest = max(self.longest, self._busy_since(self._returned))
+        events = super().select(timeout)
+        self._returned = self._read()
+        return events
+
+    def close(self) -> None:
+        """Close the selector, and end the control thread."""
+        super().close()
+        self._control.end()
+        if self._schedstat >= 0:
+            os.close(self._schedstat)
+
+    def _read(self) -> Reading:
+        """Read the clocks; in the loop's thread."""
+        # The fields: nanoseconds on a processor, nanoseconds of waiting for one, and
+        # how often.  The first one is less exact than thread_time().
+        runnable = int(os.pread(self._schedstat, 100, 0).split()[1]) / 1e9
+        return Reading(
+            time.monotonic(), time.thread_time(), runnable, self._control.beats
+        )
+
+    def _busy_since(self, then: Reading) -> float:
+        """Return for how many seconds the loop's thread has been running or asleep."""
+        now = self._read()
+        running = now.running - then.running
+        asleep = now.time - then.time - running - (now.runnable - then.runnable)
+        return running + min(asleep, (now.beats - then.beats) * BEAT)
+
+
+@contextmanager
+def interpreter_at_rest() -> Iterator[None]:
+    """Keep the garbage collector and PyPy's compiler from working in any thread.
+
+    They work in the thread that happens to be running, for up to 60 ms of processor
+    time at once.
+    """
+    gc.disable()
+    if pypyjit is not None:
+        pypyjit.set_param("off")  # no new loops are compiled,
+        pypyjit.set_param(trace_eagerness=10**9)  # nor new branches of old ones
+    try:
+        yield
+    finally:
+        if pypyjit is not None:
+            pypyjit.set_param("default")
+        gc.enable()
+
+
+class Loop:
+    """The event loop and its thread."""
+
+    def __init__(self, loop: asyncio.AbstractEventLoop | None = None) -> None:
+        """Start the thread."""
+        self.loop = loop or asyncio.new_event_loop()
         self._begin = threading.Lock()
         self._thread = threading.Thread(target=self._run, daemon=True)
         self._thread.start()
@@ -50,33 +161,13 @@ class Loop:
 
     def close(self) -> None:
         """End the thread."""
-        self.loop.call_soon_threadsafe(self._beating.cancel)
+        self.loop.call_soon_threadsafe(self.loop.stop)
         self._thread.join()
 
     def _run(self) -> None:
         asyncio.set_event_loop(self.loop)
-        self._beating = self.loop.create_task(self._beat())
-        with contextlib.suppress(asyncio.CancelledError):
-            self.loop.run_until_complete(self._beating)
+        self.loop.run_forever()
         self.loop.close()
-        os.close(self._schedstat)
-
-    async def _beat(self) -> None:
-        """Keep the longest time that the loop was busy."""
-        # One descriptor for all of the time: tests count them.
-        self._schedstat = os.open("/proc/thread-self/schedstat", os.O_RDONLY)
-        while True:
-            waited = self._waited()
-            start = time.monotonic()
-            await asyncio.sleep(BEAT)
-            late = time.monotonic() - start - BEAT
-            # Not the time for which it only had no processor.
-            waited = self._waited() - waited
-            self.longest = max(self.longest, late - waited)
-
-    def _waited(self) -> float:
-        """Return the seconds for which this thread waited for a processor."""
-        return int(os.pread(self._schedstat, 100, 0).split()[1]) / 1e9
 
 
 class TwinRemctl(remctl.aio.Remctl):

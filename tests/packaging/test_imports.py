@@ -316,7 +316,7 @@ def uncaught(call: str, host: str, port: int, *command: str) -> list[str]:
         import asyncio, sys
         import remctl
         host, port, *command = sys.argv[1:]
-        timeout = 0.5
+        timeout = 2
         {call}
         """,
         host,
@@ -353,7 +353,7 @@ def test_traceback_of_a_server_error(server: Server, call: str) -> None:
 @pytest.mark.parametrize("call", [BLOCKING, TWIN, METHOD])
 def test_traceback_of_a_silent_server(server: Server, call: str) -> None:
     """So is that of a time-out."""
-    lines = uncaught(call, server.host, server.port, "test", "sleep", "5")
+    lines = uncaught(call, server.host, server.port, "test", "sleep", "10")
     check_traceback(lines, "error receiving token: timed out", "RemctlTimeoutError")
 
 

@@ -164,7 +164,7 @@ def test_ignored_signals_stay_ignored(start: Callable[..., Any]) -> None:
     """As nohup has it, and the shell's jobs in the background; PyPy does not tell."""
     before = [signal.signal(number, signal.SIG_IGN) for number in SIGNALS[:2]]
     try:
-        process = start("--", "sh", "-c", "echo here; sleep 0.5; echo there")
+        process = start("--", "sh", "-c", "echo here; sleep 2; echo there")
     finally:
         for number, handler in zip(SIGNALS, before):
             signal.signal(number, handler)

@@ -3,8 +3,9 @@
 
     python scripts/run_sessions.py [-- PYTEST_ARGUMENT ...]
 
-Tests are counted from pytest's reports.  A session that fails for another reason, or
-without a report of a failure, counts as one failure; so does a skipped test.
+Tests are counted from pytest's reports; a skipped test counts as failed.  A session
+that fails without a failed test in a report counts as one failure, and so does a
+session of tests that ends well without a report.
 """
 
 from __future__ import annotations
@@ -51,11 +52,13 @@ def main() -> int:
     passed = failed = 0
     sessions = json.loads(REPORT.read_text())["sessions"] if REPORT.exists() else []
     for session in sessions:
-        report = RESULTS / f"{session['name']}.xml"
+        name, result = session["signatures"][-1], session["result"]
+        report = RESULTS / f"{name}.xml"
         good, bad = count(report) if report.exists() else (0, 0)
-        if session["result"] == "failed" and not bad:
-            bad = 1
-        line = f"{session['name']:14}{session['result']}"
+        nothing_counted = session["name"] == "tests" and not good
+        if result == "failed" or (result == "success" and nothing_counted):
+            bad = max(bad, 1)
+        line = f"{name:14} {result}"
         print(f"{line}: {good} tests passed, {bad} failed" if good or bad else line)
         passed += good
         failed += bad

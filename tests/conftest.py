@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Callable
 import hypothesis
 import pytest
 from scripted import ScriptedServer, ScriptedServers
-from support import commands
+from support import UNDER_VALGRIND, commands
 from twin import (
     Loop,
     MeasuringSelector,
@@ -157,6 +157,5 @@ def _twin(request: pytest.FixtureRequest) -> Iterator[None]:
         measured.longest = 0.0
         yield
         loop.run(asyncio.sleep(0))  # until the last call's last step is measured, too
-    # valgrind is slow, and runs one thread at a time.
-    if measures and "vgpreload" not in os.environ.get("LD_PRELOAD", ""):
+    if measures and not UNDER_VALGRIND:
         assert measured.longest < BLOCKED

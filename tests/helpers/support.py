@@ -20,6 +20,9 @@ if TYPE_CHECKING:
 
 COMMANDS = Path(__file__).parent / "commands"
 
+# valgrind is slow, and runs one thread at a time.
+UNDER_VALGRIND = "vgpreload" in os.environ.get("LD_PRELOAD", "")
+
 # Which argument goes to standard input; the subcommand counts as the first.
 _STDIN: dict[str, int | Literal["last"]] = {"digest": "last", "stdin": 2, "unread": 2}
 

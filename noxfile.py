@@ -12,6 +12,7 @@ The sessions test the wheels that ``build`` makes, never the source in the clone
 
 from __future__ import annotations
 
+import os
 import re
 import shutil
 import subprocess
@@ -36,6 +37,14 @@ CPYTHONS = nox.project.python_versions(PROJECT)
 PYPY = "pypy3"
 # What runs nox runs the sessions that need one Python only.
 OWN = f"{sys.version_info.major}.{sys.version_info.minor}"
+
+# nox finds the Pythons that pyenv has only if they are switched on.
+if shutil.which("pyenv") and "PYENV_VERSION" not in os.environ:
+    own, others = (
+        subprocess.check_output(["pyenv", *words], text=True).split()
+        for words in (["version-name"], ["versions", "--bare"])
+    )
+    os.environ["PYENV_VERSION"] = ":".join([*own, *others])
 
 SETTINGS: dict[str, str | None] = {
     "LC_ALL": "C.UTF-8",  # in the C locale, PyPy takes file names for ASCII

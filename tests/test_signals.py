@@ -375,14 +375,18 @@ def test_handler_that_raises_at_random_leaves_nothing_behind(server: Server) -> 
 
         def interrupt(_, frame):
             global shots
-            if shots:  # the next one, with time for the program between the two
-                signal.setitimer(signal.ITIMER_REAL, duration / 30)
-            while shots and frame is not None:
-                # Only there, so that the test itself is not interrupted.
-                if frame.f_code.co_filename.startswith(package):
-                    shots -= 1
-                    raise Interruption
+            # Only there, so that the test itself is not interrupted.
+            inside = False
+            while frame is not None and not inside:
+                inside = frame.f_code.co_filename.startswith(package)
                 frame = frame.f_back
+            if shots:
+                shots -= inside
+                # The next signal.  A periodic timer would leave no time for anything
+                # but this handler, where that takes as long as a period.
+                signal.setitimer(signal.ITIMER_REAL, 50e-6 if shots else 0)
+                if inside:
+                    raise Interruption
 
         def in_use():
             return [len(os.listdir(f"/proc/self/{what}")) for what in ("fd", "task")]
@@ -402,7 +406,9 @@ def test_handler_that_raises_at_random_leaves_nothing_behind(server: Server) -> 
         seen = {"in step": 0, "not open": 0}
         for turn in range(250):
             shots = generator.choice([1, 1, 2, 3])
-            moment = generator.uniform(1e-6, 2 * duration)
+            # Sometimes late: the machine may be busier now than it was before.
+            latest = generator.choice([2, 2, 2, 20]) * duration
+            moment = generator.uniform(1e-6, latest)
             signal.setitimer(signal.ITIMER_REAL, moment)
             try:
                 if not client.opened:

@@ -64,14 +64,16 @@ class Reading(NamedTuple):
 
 
 class MeasuringSelector(selectors.DefaultSelector):
-    """A selector that measures for how long a step keeps the event loop from it.
+    """An event loop's selector, which measures for how long a step blocks the loop.
 
-    Between two calls of select() the loop runs its tasks' steps.  What a step does
-    counts, which is running and sleeping (in a system call, or for a lock).  What the
-    machine does to it does not: the time for which the thread is runnable, but has no
-    processor.  A thread that waits for the GIL sleeps, too, possibly because the
-    thread that holds the GIL has no processor.  The control thread makes no progress
-    then, so that sleep counts for no longer than the control thread's progress.
+    The loop runs its tasks' steps between two calls of select().  What counts is what
+    a step does: the time for which the loop's thread runs, and the time for which it
+    sleeps, in a system call or for a lock.  What the machine does to it does not count,
+    which is the time for which the thread is runnable, but has no processor.
+
+    A thread that waits for the GIL sleeps as well, and possibly because the thread that
+    holds the GIL has no processor.  The control thread does not get the GIL then,
+    either, so sleep counts only for as long as the control thread makes progress.
     """
 
     def __init__(self) -> None:

@@ -35,20 +35,20 @@ PROJECT = nox.project.load_toml("pyproject.toml")
 
 CPYTHONS = nox.project.python_versions(PROJECT)
 PYPY = "pypy3"
-# What runs nox runs the sessions that need one Python only.
+# The Python that runs nox, and the sessions that need one Python only.
 OWN = f"{sys.version_info.major}.{sys.version_info.minor}"
 
-# nox finds the Pythons that pyenv has only if they are switched on.
-if shutil.which("pyenv") and "PYENV_VERSION" not in os.environ:
-    own, others = (
-        subprocess.check_output(["pyenv", *words], text=True).split()
-        for words in (["version-name"], ["versions", "--bare"])
+# nox finds the Pythons of pyenv only if they are switched on.
+if shutil.which("pyenv"):
+    listing = subprocess.run(
+        ["pyenv", "versions", "--bare"], capture_output=True, text=True, check=False
     )
-    os.environ["PYENV_VERSION"] = ":".join([*own, *others])
+    os.environ["PYENV_VERSION"] = ":".join(reversed(listing.stdout.split()))
 
 SETTINGS: dict[str, str | None] = {
     "LC_ALL": "C.UTF-8",  # in the C locale, PyPy takes file names for ASCII
     "PIP_DISABLE_PIP_VERSION_CHECK": "1",
+    "PYENV_VERSION": None,
     "PYTHONHOME": None,
     "PYTHONPATH": None,
 }
@@ -85,10 +85,16 @@ def leave_clone(session: nox.Session) -> None:
     session.chdir(session.virtualenv.location)
 
 
-def in_clone(argument: str) -> str:
-    """Return an argument of pytest's; if it is a path, as one that begins at /."""
-    path = argument.partition("::")[0]
-    return str(ROOT / argument) if (ROOT / path).exists() else argument
+def pytest_arguments(session: nox.Session) -> list[str]:
+    """Return the arguments for pytest: by default, all tests of the clone."""
+    arguments = session.posargs
+    if not any(argument.startswith("tests") for argument in arguments):
+        arguments = [*arguments, "tests"]
+    # pytest does not run in the clone.
+    return [
+        str(ROOT / argument) if argument.startswith("tests") else argument
+        for argument in arguments
+    ]
 
 
 def run_pytest(session: nox.Session, *arguments: object, **options: Any) -> None:
@@ -101,15 +107,15 @@ def run_pytest(session: nox.Session, *arguments: object, **options: Any) -> None
 def install_on_pypy(session: nox.Session, *packages: str) -> Path:
     """Make an environment for PyPy within the session's; return its directory."""
     directory = Path(session.virtualenv.location) / "pypy"
-    if not directory.exists():
-        session.run(PYPY, "-m", "venv", str(directory), external=True)
+    if not (directory / "bin" / "pip").exists():
+        session.run(PYPY, "-m", "venv", "--clear", str(directory), external=True)
     if packages:
         pip = [str(directory / "bin" / "python"), "-m", "pip", "install", "--quiet"]
         session.run(*pip, "--force-reinstall", *packages, external=True)
     return directory
 
 
-@nox.session(python=OWN)
+@nox.session
 def build(session: nox.Session) -> None:
     """Build what a release consists of, and check it: the sdist, and its wheels."""
     session.env.update(SETTINGS)
@@ -130,11 +136,10 @@ def tests(session: nox.Session) -> None:
     install(session, "test")
     result = RESULTS / f"{session.name}.xml"
     result.unlink(missing_ok=True)
-    arguments = map(in_clone, session.posargs or ["tests"])
-    run_pytest(session, f"--junitxml={result}", *arguments)
+    run_pytest(session, f"--junitxml={result}", *pytest_arguments(session))
 
 
-@nox.session(python=OWN, requires=["build"])
+@nox.session(requires=["build"])
 def lint(session: nox.Session) -> None:
     """Check style, spelling and types."""
     install(session, "test", "lint")
@@ -154,7 +159,7 @@ def lint(session: nox.Session) -> None:
     )
 
 
-@nox.session(python=OWN, requires=["build"])
+@nox.session(requires=["build"])
 def docs(session: nox.Session) -> None:
     """Build the site, which begins at .nox/docs/site/index.html, and check it."""
     install(session, "docs")
@@ -168,30 +173,33 @@ def docs(session: nox.Session) -> None:
 
 def run_benchmarks(session: nox.Session, *arguments: str) -> None:
     """Run the benchmarks, on PyPy too."""
+    if not shutil.which(PYPY):
+        session.error(f"the benchmarks need {PYPY}")
     install(session, "test")
     install_on_pypy(session, "--no-deps", find_wheel(PYPY))
     session.run("python", "benchmarks/run.py", *arguments)
 
 
-@nox.session(python=OWN, requires=["build"])
+@nox.session(requires=["build"])
 def quick_bench(session: nox.Session) -> None:
     """See that the benchmarks work; their figures mean nothing."""
     run_benchmarks(session, "--quick")
 
 
-@nox.session(python=OWN, requires=["build"])
+@nox.session(requires=["build"])
 def bench(session: nox.Session) -> None:
     """Compare this package with C, pyremctl and Net::Remctl."""
     run_benchmarks(session, *session.posargs)
 
 
-@nox.session(python=OWN, requires=["build"])
+@nox.session(requires=["build"])
 def release(session: nox.Session) -> None:
     """Run the checks and the tests that the sdist brings, on what it builds."""
     session.install(*requirements("dev"))
     directory = Path(session.virtualenv.location) / "sdist"
     shutil.rmtree(directory, ignore_errors=True)
-    shutil.unpack_archive(find("*.tar.gz"), directory, filter="data")
+    directory.mkdir()
+    session.run("tar", "-xf", find("*.tar.gz"), "-C", str(directory), external=True)
     (unpacked,) = directory.iterdir()
     arguments = ["-j", "2", "-f", str(unpacked / "noxfile.py")]
     session.run("nox", *arguments, "--", *session.posargs)
@@ -249,8 +257,9 @@ def have_python_begin_with(session: nox.Session, libraries: list[str]) -> None:
         subprocess.check_output(["gcc", f"-print-file-name={name}"], text=True).strip()
         for name in libraries
     ]
-    for python in Path(session.bin).glob("python*"):
-        interpreter = python.resolve()
+    # All resolved first, as some are links to others.
+    interpreters = {path: path.resolve() for path in Path(session.bin).glob("python*")}
+    for python, interpreter in interpreters.items():
         python.unlink()
         python.write_text(
             f"""#!/bin/bash
@@ -264,7 +273,7 @@ LD_PRELOAD="{" ".join(paths)}" exec -a "$0" "{interpreter}" "$@"
     )
 
 
-@nox.session(python=OWN, requires=["build"], tags=["soak"], reuse_venv=False)
+@nox.session(requires=["build"], tags=["soak"], reuse_venv=False)
 @nox.parametrize("sanitizer", SANITIZERS)
 def sanitized(session: nox.Session, sanitizer: str) -> None:
     """Run tests with the shim instrumented; a report with a frame of ours fails.
@@ -316,7 +325,7 @@ def complain(session: nox.Session, reports: Path) -> None:
         session.error("\n\n".join(ours))
 
 
-@nox.session(python=OWN, requires=["build"], tags=["soak"])
+@nox.session(requires=["build"], tags=["soak"])
 def valgrind(session: nox.Session) -> None:
     """Run the hostile servers under valgrind; a report with a frame of ours fails."""
     install(session, "test")
@@ -339,7 +348,7 @@ def valgrind(session: nox.Session) -> None:
         complain(session, reports)
 
 
-@nox.session(python=OWN, requires=["build"], tags=["soak"])
+@nox.session(requires=["build"], tags=["soak"])
 def shim_threads(session: nox.Session) -> None:
     """Drive the shim from C, by threads and forks, under two sanitizers."""
     install(session, "test")
@@ -348,7 +357,7 @@ def shim_threads(session: nox.Session) -> None:
     session.run(*fixed_addresses(), *program, *session.posargs, external=True)
 
 
-@nox.session(python=OWN, requires=["build"], tags=["soak"])
+@nox.session(requires=["build"], tags=["soak"])
 def guards(session: nox.Session) -> None:
     """Take each guard of tests/hazards.py out, and see one of its tests fail."""
     install(session, "test")

@@ -127,6 +127,6 @@ def draw_panel(results: Results, panel: Panel) -> Iterator[str]:
 
 
 def text(x: float, y: float, words: str, kind: str = "") -> str:
-    """Return a line of text, whose baseline is at Y."""
+    """Return a line of text, whose baseline is at ``y``."""
     attribute = f' class="{kind}"' if kind else ""
     return f'<text{attribute} x="{x:.1f}" y="{y:g}">{escape(words)}</text>'

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""Sphinx's configuration of the site, which scripts/docs builds."""
+"""Sphinx's configuration of the site, which nox -s docs builds."""
 
 from __future__ import annotations
 

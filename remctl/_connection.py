@@ -82,9 +82,9 @@ class Connection:
         # After any other error: the server may have more to say, even if it is silent
         # now.  Its answer to a NOOP comes after all of that.
         self._needs_noop = False
-        # What is known about the next token, as an outcome of shim_output(): SHIM_OK
-        # if the last one was there without waiting, SHIM_WAIT or SHIM_BLOCKS if the
-        # next one is not.
+        # What is known about the next token, as an outcome of shim_output(): SHIM_WAIT
+        # or SHIM_BLOCKS if it is not there yet, SHIM_OK if output() has just returned
+        # one that was there.
         self._availability = UNKNOWN
         # C memory, and the object that releases its contents when it is dropped.
         self._handle: ShimHandle | None = None
@@ -467,8 +467,8 @@ class Connection:
 
     def _wait_for(self, wait: Wait) -> Steps[None]:
         """Wait in such a way that close() can cancel it."""
-        self._wait = wait
         try:
+            self._wait = wait
             # Checked once close() can find the wait, and again after the wait: a
             # close() in another thread either cancels the wait or is noticed here.
             if not self.closed:

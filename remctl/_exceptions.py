@@ -74,6 +74,6 @@ publish(
 
 def __getattr__(name: str) -> Any:
     """Find RemctlStatusError, which pickles of version 1.0.0 look for here."""
-    if name == "RemctlStatusError":
+    if name == "RemctlStatusError" and __package__ in sys.modules:
         return getattr(sys.modules[__package__], name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -4,8 +4,8 @@
     python scripts/run_sessions.py [-- PYTEST_ARGUMENT ...]
 
 Tests are counted from pytest's reports; a skipped test counts as failed.  A session
-that fails without a failed test in a report counts as one failure, and so does a
-session of tests that ends well without a report.
+that does not succeed counts as one failure at least, and so does a session of tests
+without a report.  Tests are skipped as a whole where their Python is not there.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ import signal
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 from xml.etree import ElementTree as ET
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -27,42 +28,60 @@ RESULTS = NOX / "results"  # where the noxfile has pytest write its reports
 def count(report: Path) -> tuple[int, int]:
     """Return how many tests passed, and how many did not or were skipped."""
     passed = failed = 0
-    for suite in ET.parse(report).getroot().iter("testsuite"):
+    try:
+        suites = list(ET.parse(report).getroot().iter("testsuite"))
+    except (OSError, ET.ParseError):  # pytest has not come to its end
+        return 0, 0
+    for suite in suites:
         bad = sum(int(suite.get(key, 0)) for key in ("errors", "failures", "skipped"))
         passed += int(suite.get("tests", 0)) - bad
         failed += bad
     return passed, failed
 
 
-def main() -> int:
-    """Run nox and return the exit status."""
-    shutil.rmtree(RESULTS, ignore_errors=True)
-    REPORT.unlink(missing_ok=True)
+def run_nox(arguments: list[str]) -> int:
+    """Run nox, and return its exit status; end it in order if this is to end."""
+    nox = Path(sys.executable).with_name("nox")
+    command = [str(nox), "--parallel=2", f"--report={REPORT}", *arguments]
     # What runs in the background of a shell, or under nohup, ignores these; the tests
     # and what they start must not.
     for number in (signal.SIGINT, signal.SIGQUIT, signal.SIGHUP):
         signal.signal(number, signal.SIG_DFL)
-    nox = Path(sys.executable).with_name("nox")
-    status = subprocess.run(
-        [nox, "--parallel=2", f"--report={REPORT}", *sys.argv[1:]],
-        stdin=subprocess.DEVNULL,
-        cwd=ROOT,
-        check=False,
-    ).returncode
+    with subprocess.Popen(command, stdin=subprocess.DEVNULL, cwd=ROOT) as process:
+        # nox ends its sessions on SIGINT only, which a terminal sends to it, too.
+        signal.signal(signal.SIGINT, lambda *_: None)
+        for number in (signal.SIGTERM, signal.SIGHUP):
+            signal.signal(number, lambda *_: process.send_signal(signal.SIGINT))
+        return process.wait()
+
+
+def sessions() -> list[dict[str, Any]]:
+    """Return what nox reports of each session."""
+    try:
+        return list(json.loads(REPORT.read_text())["sessions"])
+    except (OSError, ValueError):
+        return []
+
+
+def main() -> int:
+    """Run nox, sum up, and return the exit status."""
+    shutil.rmtree(RESULTS, ignore_errors=True)
+    REPORT.unlink(missing_ok=True)
+    status = run_nox(sys.argv[1:])
     passed = failed = 0
-    sessions = json.loads(REPORT.read_text())["sessions"] if REPORT.exists() else []
-    for session in sessions:
+    for session in sessions():
         name, result = session["signatures"][-1], session["result"]
-        report = RESULTS / f"{name}.xml"
-        good, bad = count(report) if report.exists() else (0, 0)
+        good, bad = count(RESULTS / f"{name}.xml")
+        # Only tests may be skipped, where their Python is not there.
+        missing = session["name"] == "tests" and result == "skipped"
         nothing_counted = session["name"] == "tests" and not good
-        if result == "failed" or (result == "success" and nothing_counted):
+        if not missing and (result != "success" or nothing_counted):
             bad = max(bad, 1)
         line = f"{name:14} {result}"
         print(f"{line}: {good} tests passed, {bad} failed" if good or bad else line)
         passed += good
         failed += bad
-    if status and not failed:
+    if (status or not passed) and not failed:
         failed = 1
     print(f"{passed} passed, {failed} failed")
     return 1 if failed else 0

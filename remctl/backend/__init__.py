@@ -33,7 +33,8 @@ be ``| None`` or Optional.
 ``int``
     A decimal number of at most 100 ASCII digits, perhaps with a sign.
 ``bytes``
-    Anything that remctld passes: no NUL, and about 128 KiB, but on standard input.
+    Any bytes that remctld passes: without NUL, and at most about 128 KiB, except on
+    standard input.
 
 ``args_match`` has regular expressions for them.  What does not fit is refused before
 the function is called, with the messages of Perl's Net::Remctl::Backend and status
@@ -73,7 +74,7 @@ CommandError("no such user: jane")`` writes ``user show: no such user: jane`` an
 with 1, or the status it is given.  Any other exception is a bug: one line on standard
 error, status 255, and with ``Backend(syslog=True)`` its traceback in syslog.
 
-Programs are started for each command, so that this package imports little: neither
+A program is started for each command, so this package imports little: neither
 the client, nor cffi, nor typing or inspect; re only where a pattern is used, and
 argparse only in programs that have options.
 """

@@ -76,7 +76,7 @@ class Caller:
         Does not block.
 
         """
-        from datetime import datetime, timezone  # noqa: PLC0415  # not for everyone
+        from datetime import datetime, timezone  # noqa: PLC0415  # only programs that ask for the caller need it
 
         for name in ("REMOTE_USER", "REMOTE_ADDR", "REMCTL_COMMAND"):
             if not environ.get(name):

@@ -12,7 +12,7 @@ class CommandError(Exception):
     """
 
     def __init__(self, message: str, status: int = 1) -> None:
-        """Keep the message and the exit status; ValueError if it is none."""
+        """Keep the message and the status; raise ValueError unless it is 1 to 255."""
         if not 1 <= status <= 255:  # exit() would make 256 a success
             raise ValueError(f"an exit status of a failure must be 1 to 255: {status}")
         super().__init__(message, status)
@@ -21,7 +21,7 @@ class CommandError(Exception):
 
     def __str__(self) -> str:
         """Return the message."""
-        return str(self.message)  # if it is none, better that than an error here
+        return str(self.message)  # as ``message`` may not be a str
 
 
 class RefusedError(CommandError):
@@ -30,8 +30,8 @@ class RefusedError(CommandError):
     def __init__(self, message: str) -> None:
         """Keep the message."""
         super().__init__(message, DIED)
-        self.args = (message,)  # what an equal one is made of
+        self.args = (message,)  # copy and pickle call the class with these
 
 
 class ProgramError(RefusedError):
-    """It is not about one command: the message stands alone."""
+    """An error that is not about one command; its message has no prefix."""

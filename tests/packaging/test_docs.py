@@ -5,7 +5,7 @@ The conventions, which leave a page no hidden code:
 
 ``python``
     A program of its own, which the test gives nothing but a server: it puts
-    "localhost" and the port of a real remctld, with the commands of tests/commands, in
+    "localhost" and the port of a real remctld, which has tests/helpers/commands, in
     place of "foo.example.com" (and of the 4373 after it).  What ``print(...)  # TEXT``
     prints is TEXT.  With test functions, it is a module for pytest instead.
 ``console``

@@ -14,7 +14,7 @@
  * With PLANT_A_RACE there is a data race that must be reported.
  */
 
-#include "../remctl/_shim.c"
+#include "../../remctl/_shim.c"
 
 #include <arpa/inet.h>
 #include <stdio.h>

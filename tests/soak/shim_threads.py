@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 SOURCE = Path(__file__).with_suffix(".c")
 SANITIZERS = {"thread": "thread", "address": "address,undefined"}
 # The functions that the planted race is in.
-PLANTED = ("look_on", "take_results")
+PLANTED = ("look_on", "store_results")
 PLANTED_ROUNDS = 3
 
 

@@ -2,7 +2,7 @@
 """What is run for this project, each session in an environment of its own.
 
     nox --list                        the sessions
-    nox -s tests-3.12                 one of them, and what it requires
+    nox -s tests-3.11                 one of them, and what it requires
     nox -s tests-pypy3 -- -k signal   arguments after -- go to pytest
     nox -t soak                       the sessions with a tag
 
@@ -274,7 +274,7 @@ LD_PRELOAD="{" ".join(paths)}" exec -a "$0" "{interpreter}" "$@"
 
 
 @nox.session(requires=["build"], tags=["soak"], reuse_venv=False)
-@nox.parametrize("sanitizer", SANITIZERS)
+@nox.parametrize("sanitizer", list(SANITIZERS))
 def sanitized(session: nox.Session, sanitizer: str) -> None:
     """Run tests with the shim instrumented; a report with a frame of ours fails.
 

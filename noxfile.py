@@ -54,6 +54,10 @@ SETTINGS: dict[str, str | None] = {
 }
 
 
+# Where it runs, pytest finds neither the configuration nor the tests.
+PYTEST = ["pytest", f"--rootdir={ROOT}", f"--config-file={ROOT}/pyproject.toml"]
+
+
 def requirements(group: str) -> list[str]:
     """Return the requirements in a dependency group of pyproject.toml."""
     return list(nox.project.dependency_groups(PROJECT, group))
@@ -97,13 +101,6 @@ def pytest_arguments(session: nox.Session) -> list[str]:
     ]
 
 
-def run_pytest(session: nox.Session, *arguments: object, **options: Any) -> None:
-    """Run pytest on the installed package."""
-    leave_clone(session)
-    own = (f"--rootdir={ROOT}", f"--config-file={ROOT}/pyproject.toml", "--color=no")
-    session.run("pytest", *own, *map(str, arguments), **options)
-
-
 def install_on_pypy(session: nox.Session, *packages: str) -> Path:
     """Make an environment for PyPy within the session's; return its directory."""
     directory = Path(session.virtualenv.location) / "pypy"
@@ -136,7 +133,8 @@ def tests(session: nox.Session) -> None:
     install(session, "test")
     result = RESULTS / f"{session.name}.xml"
     result.unlink(missing_ok=True)
-    run_pytest(session, f"--junitxml={result}", *pytest_arguments(session))
+    leave_clone(session)
+    session.run(*PYTEST, f"--junitxml={result}", *pytest_arguments(session))
 
 
 @nox.session(requires=["build"])
@@ -305,9 +303,8 @@ def sanitized(session: nox.Session, sanitizer: str) -> None:
     }
     session.log(f"reports: {reports}")
     leave_clone(session)
-    options = [f"--rootdir={ROOT}", f"--config-file={ROOT}/pyproject.toml"]
-    options += ["--color=no", "-o", "timeout=600", "-k", f"not {chosen['without']}"]
-    pytest = [*fixed_addresses(), "pytest", *options, *client_tests(chosen["tests"])]
+    pytest = [*fixed_addresses(), *PYTEST, "-o", "timeout=600"]
+    pytest += ["-k", f"not {chosen['without']}", *client_tests(chosen["tests"])]
     try:
         session.run(*pytest, env=settings, external=True)
     finally:
@@ -338,12 +335,10 @@ def valgrind(session: nox.Session) -> None:
     command += ["--child-silent-after-fork=yes"]
     command += [f"--suppressions={ROOT}/tests/soak/valgrind.supp"]
     leave_clone(session)
-    options = [f"--rootdir={ROOT}", f"--config-file={ROOT}/pyproject.toml"]
-    options += ["--color=no", "-o", "timeout=600"]
-    python = f"{session.bin}/python"
-    pytest = [python, "-m", "pytest", *options, *client_tests("hostile")]
+    command += [f"{session.bin}/python", "-m", *PYTEST, "-o", "timeout=600"]
+    settings = {"PYTHONMALLOC": "malloc"}
     try:
-        session.run(*command, *pytest, env={"PYTHONMALLOC": "malloc"}, external=True)
+        session.run(*command, *client_tests("hostile"), env=settings, external=True)
     finally:
         complain(session, reports)
 

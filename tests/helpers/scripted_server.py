@@ -777,6 +777,10 @@ def serve_script() -> None:
     log_lock.acquire(timeout=1)
 
 
+# How many of the youngest processes are not waited for.
+UNREAPED = 50
+
+
 def main() -> None:
     """Fork servers until the socket ends."""
     # Ctrl-C is for the test that may be running; SIGTERM must work even if the parent
@@ -785,18 +789,25 @@ def main() -> None:
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM})
     control = socket.socket(fileno=int(sys.argv[1]))
+    children: list[int] = []
     while True:
         octet, fds, _, _ = socket.recv_fds(control, 1, 2)
         if not octet:
             return
-        # Not waited for: so nobody else gets the number that SIGTERM is sent to.
-        if os.fork() == 0:
+        # Not waited for at once, so that nobody else gets the number that SIGTERM is
+        # sent to; but what looks through all processes is slow with too many.
+        for old in children[:-UNREAPED]:
+            if os.waitpid(old, os.WNOHANG) != (0, 0):
+                children.remove(old)
+        child = os.fork()
+        if child == 0:
             control.close()
             for fd, standard in zip(fds, (0, 1)):
                 os.dup2(fd, standard)
                 os.close(fd)
             serve_script()
             os._exit(0)
+        children.append(child)
         for fd in fds:
             os.close(fd)
 

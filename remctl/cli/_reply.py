@@ -22,7 +22,8 @@ class ReplyPrinter:
     def __init__(self, output: RawOutput | LabelledOutput, options: Options) -> None:
         """Print to ``output``, with the messages of -d if ``options`` ask for them."""
         self._output = output
-        self._options = options
+        self._debug = options.debug
+        self._argument_count = len(options.command)
         self._failure = FAILED
         self._error_prefix = ""
         # The command's, as exit() takes it; None unless the server has sent it.
@@ -30,17 +31,20 @@ class ReplyPrinter:
 
     def connected(self) -> None:
         """Note that the connection is open."""
-        self._debug("connected")
+        if self._debug:
+            self._output.write_message("connected")
 
     def sent(self) -> None:
         """Note that the command is sent."""
-        self._debug(f"sent {len(self._options.command)} arguments")
+        if self._debug:
+            self._output.write_message(f"sent {self._argument_count} arguments")
         # remctl(1)'s words for a failure from here on.
         self._error_prefix = "error reading from server: "
 
     def print(self, token: RemctlOutput) -> None:
         """Print a token of the reply."""
-        self._debug(describe(token))
+        if self._debug:
+            self._output.write_message(describe(token))
         data = token.output or b""
         if token.type == "output":
             self._output.write(token.stream or STDOUT, data)
@@ -60,10 +64,6 @@ class ReplyPrinter:
     def exit_status(self) -> int:
         """Return the exit status of a command line that is for this host alone."""
         return self._failure if self.status is None else self.status
-
-    def _debug(self, text: str) -> None:
-        if self._options.debug:
-            self._output.write_message(text)
 
 
 def exit_status(status: int | None) -> int:

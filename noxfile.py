@@ -35,7 +35,7 @@ PROJECT = nox.project.load_toml("pyproject.toml")
 
 CPYTHONS = nox.project.python_versions(PROJECT)
 PYPY = "pypy3"
-# The Python that runs nox, and the sessions that need one Python only.
+# The Python that runs nox.
 OWN = f"{sys.version_info.major}.{sys.version_info.minor}"
 
 # nox finds the Pythons of pyenv only if they are switched on.
@@ -77,9 +77,9 @@ def find_wheel(python: object) -> str:
 def install(session: nox.Session, *groups: str, package: str = "") -> None:
     """Install dependency groups, and the wheel or another ``package``."""
     session.env.update(SETTINGS)
-    package = package or find_wheel(session.python)
     needed = [item for group in groups for item in requirements(group)]
-    session.install(*needed, package)
+    session.install(*PROJECT["project"]["dependencies"], *needed)
+    package = package or find_wheel(session.python)
     # Also where an earlier build of the same version is there.
     session.install("--force-reinstall", "--no-deps", "--no-cache-dir", package)
 
@@ -101,15 +101,12 @@ def pytest_arguments(session: nox.Session) -> list[str]:
     ]
 
 
-def install_on_pypy(session: nox.Session, *packages: str) -> Path:
-    """Make an environment for PyPy within the session's; return its directory."""
+def run_on_pypy(session: nox.Session, *arguments: str) -> None:
+    """Run PyPy in an environment for it, "pypy" in the session's own."""
     directory = Path(session.virtualenv.location) / "pypy"
     if not (directory / "bin" / "pip").exists():
         session.run(PYPY, "-m", "venv", "--clear", str(directory), external=True)
-    if packages:
-        pip = [str(directory / "bin" / "python"), "-m", "pip", "install", "--quiet"]
-        session.run(*pip, "--force-reinstall", *packages, external=True)
-    return directory
+    session.run(str(directory / "bin" / "python"), *arguments, external=True)
 
 
 @nox.session
@@ -120,11 +117,10 @@ def build(session: nox.Session) -> None:
     shutil.rmtree(DIST, ignore_errors=True)
     session.run("python", "-m", "build", f"--outdir={DIST}", silent=True)
     if shutil.which(PYPY):
-        python = install_on_pypy(session) / "bin" / "python"
-        pip = [str(python), "-m", "pip", "wheel", "--quiet", "--no-deps"]
-        session.run(*pip, f"--wheel-dir={DIST}", find("*.tar.gz"), external=True)
+        make = ["-m", "pip", "wheel", "--quiet", "--no-deps"]
+        run_on_pypy(session, *make, f"--wheel-dir={DIST}", find("*.tar.gz"))
     session.run("twine", "check", "--strict", *map(str, sorted(DIST.iterdir())))
-    session.run("abi3audit", "--strict", find_wheel(OWN))
+    session.run("abi3audit", "--strict", find_wheel(session.python))
 
 
 @nox.session(requires=["build"], python=[*CPYTHONS, PYPY])
@@ -174,7 +170,8 @@ def run_benchmarks(session: nox.Session, *arguments: str) -> None:
     if not shutil.which(PYPY):
         session.error(f"the benchmarks need {PYPY}")
     install(session, "test")
-    install_on_pypy(session, "--no-deps", find_wheel(PYPY))
+    pip = ["-m", "pip", "install", "--quiet", "--force-reinstall", "--no-deps"]
+    run_on_pypy(session, *pip, find_wheel(PYPY))
     session.run("python", "benchmarks/run.py", *arguments)
 
 

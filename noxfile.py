@@ -46,11 +46,11 @@ if shutil.which("pyenv"):
     os.environ["PYENV_VERSION"] = ":".join(reversed(listing.stdout.split()))
 
 SETTINGS: dict[str, str | None] = {
+    # What a user has set for Python is not to change what the tests see.
+    **{name: None for name in os.environ if name.startswith("PYTHON")},
     "LC_ALL": "C.UTF-8",  # in the C locale, PyPy takes file names for ASCII
     "PIP_DISABLE_PIP_VERSION_CHECK": "1",
     "PYENV_VERSION": None,
-    "PYTHONHOME": None,
-    "PYTHONPATH": None,
 }
 
 
@@ -69,8 +69,14 @@ def find(pattern: str) -> str:
     return str(found)
 
 
-def find_wheel(python: object) -> str:
-    """Return the path of the wheel for this Python; one serves all CPythons."""
+def find_package(python: object) -> str:
+    """Return the path of what this Python installs.
+
+    One wheel serves all CPythons, but for the free-threaded ones, which build their own
+    from the sdist.
+    """
+    if str(python).endswith("t"):
+        return find("*.tar.gz")
     return find("*-pp3*.whl" if python == PYPY else "*-abi3-*.whl")
 
 
@@ -79,7 +85,7 @@ def install(session: nox.Session, *groups: str, package: str = "") -> None:
     session.env.update(SETTINGS)
     needed = [item for group in groups for item in requirements(group)]
     session.install(*PROJECT["project"]["dependencies"], *needed)
-    package = package or find_wheel(session.python)
+    package = package or find_package(session.python)
     # Also where an earlier build of the same version is there.
     session.install("--force-reinstall", "--no-deps", "--no-cache-dir", package)
 
@@ -120,7 +126,7 @@ def build(session: nox.Session) -> None:
         make = ["-m", "pip", "wheel", "--quiet", "--no-deps"]
         run_on_pypy(session, *make, f"--wheel-dir={DIST}", find("*.tar.gz"))
     session.run("twine", "check", "--strict", *map(str, sorted(DIST.iterdir())))
-    session.run("abi3audit", "--strict", find_wheel(session.python))
+    session.run("abi3audit", "--strict", find_package(session.python))
 
 
 @nox.session(requires=["build"], python=[*CPYTHONS, PYPY])
@@ -171,7 +177,7 @@ def run_benchmarks(session: nox.Session, *arguments: str) -> None:
         session.error(f"the benchmarks need {PYPY}")
     install(session, "test")
     pip = ["-m", "pip", "install", "--quiet", "--force-reinstall", "--no-deps"]
-    run_on_pypy(session, *pip, find_wheel(PYPY))
+    run_on_pypy(session, *pip, find_package(PYPY))
     session.run("python", "benchmarks/run.py", *arguments)
 
 

@@ -6,11 +6,14 @@
 Tests are counted from pytest's reports; a skipped test counts as failed.  A session
 that does not succeed counts as one failure at least, and so does a session of tests
 without a report.  Tests are skipped as a whole where their Python is not there.
+Pythons that are there, but have no classifier in pyproject.toml, are named.
 """
 
 from __future__ import annotations
 
 import json
+import os
+import re
 import shutil
 import signal
 import subprocess
@@ -18,6 +21,8 @@ import sys
 from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree as ET
+
+import nox
 
 ROOT = Path(__file__).resolve().parent.parent
 NOX = ROOT / ".nox"
@@ -55,6 +60,20 @@ def run_nox(arguments: list[str]) -> int:
         return process.wait()
 
 
+def untested() -> list[str]:
+    """Return the Pythons on the PATH that the classifiers could name, and do not."""
+    project = nox.project.load_toml(ROOT / "pyproject.toml")
+    tested = nox.project.python_versions(project)
+    oldest = int(tested[0].partition(".")[2])
+    found = set()
+    for directory in os.get_exec_path():
+        for path in Path(directory).glob("python3.*"):
+            version = re.fullmatch(r"python(3\.(\d+)t?)", path.name)
+            if version and version[1] not in tested and int(version[2]) >= oldest:
+                found.add(path.name)
+    return sorted(found)
+
+
 def sessions() -> list[dict[str, Any]]:
     """Return what nox reports of each session."""
     try:
@@ -81,6 +100,8 @@ def main() -> int:
         print(f"{line}: {good} tests passed, {bad} failed" if good or bad else line)
         passed += good
         failed += bad
+    for python in untested():
+        print(f"{python:14} not tested: pyproject.toml has no classifier for it")
     if (status or not passed) and not failed:
         failed = 1
     print(f"{passed} passed, {failed} failed")

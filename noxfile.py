@@ -306,7 +306,7 @@ def sanitized(session: nox.Session, sanitizer: str) -> None:
     }
     session.log(f"reports: {reports}")
     leave_clone(session)
-    pytest = [*fixed_addresses(), *PYTEST, "-o", "timeout=600"]
+    pytest = [*fixed_addresses(), *PYTEST]
     pytest += ["-k", f"not {chosen['without']}", *client_tests(chosen["tests"])]
     try:
         session.run(*pytest, env=settings, external=True)
@@ -338,7 +338,7 @@ def valgrind(session: nox.Session) -> None:
     command += ["--child-silent-after-fork=yes"]
     command += [f"--suppressions={ROOT}/tests/soak/valgrind.supp"]
     leave_clone(session)
-    command += [f"{session.bin}/python", "-m", *PYTEST, "-o", "timeout=600"]
+    command += [f"{session.bin}/python", "-m", *PYTEST]
     settings = {"PYTHONMALLOC": "malloc"}
     try:
         session.run(*command, *client_tests("hostile"), env=settings, external=True)

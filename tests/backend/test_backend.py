@@ -16,7 +16,7 @@ from typing import Any, Callable, Optional
 import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
-from support import run_python
+from support import HANG, run_python
 
 from remctl.backend import Backend, Caller, CommandError
 from remctl.backend._errors import ProgramError, RefusedError
@@ -632,7 +632,7 @@ def started(
     return subprocess.run(
         [*program, *arguments],
         **{"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, **options},
-        timeout=60,
+        timeout=HANG,
         check=False,
     )
 

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Callable, Union
 
 import pytest
+from support import HANG
 
 import remctl
 from remctl.testing import Command, Realm
@@ -70,7 +71,7 @@ def registry(
 @pytest.fixture
 def client(registry: tuple[str, int]) -> Iterator[remctl.Remctl]:
     """A connection as the user."""
-    with remctl.Remctl(*registry, timeout=60) as client:
+    with remctl.Remctl(*registry, timeout=HANG) as client:
         yield client
 
 
@@ -80,7 +81,7 @@ def bob(
 ) -> Iterator[remctl.Remctl]:
     """A connection as somebody else."""
     ccache = realm.kinit("bob", tmp_path / "ccache")
-    with remctl.Remctl(*registry, timeout=60, ccache=ccache) as client:
+    with remctl.Remctl(*registry, timeout=HANG, ccache=ccache) as client:
         yield client
 
 
@@ -332,7 +333,7 @@ def twins(tmp_path_factory: pytest.TempPathFactory) -> list[Callable[..., Outcom
                 input=data,
                 env=env,
                 capture_output=True,
-                timeout=60,
+                timeout=HANG,
                 check=False,
             )
             return result.returncode, result.stdout, result.stderr

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any, Callable, NamedTuple
 
 import pytest
 from stages import PRINCIPAL
-from support import run_python, wait_until
+from support import HANG, run_python, wait_until
 
 import remctl
 from remctl.cli._options import parser
@@ -35,7 +35,6 @@ if TYPE_CHECKING:
     Run = Callable[..., Finished]
 
 OURS = [sys.executable, "-m", "remctl"]
-HANG = 60  # seconds, far more than anything here takes
 INTERRUPTED, PIPE_CLOSED = 130, 141
 
 # Two names of the address that the servers listen on, and one that nobody listens on.

@@ -32,7 +32,7 @@ from typing import TYPE_CHECKING, Any, Callable, NamedTuple, Optional
 import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
-from support import descriptors
+from support import HANG, descriptors
 
 import remctl
 
@@ -170,7 +170,7 @@ TABLE = [
 @pytest.fixture(scope="module")
 def open_client(server: Server) -> Iterator[remctl.Remctl]:
     """An open connection, which all bad input leaves as it is."""
-    with remctl.Remctl(server.host, server.port, timeout=60) as client:
+    with remctl.Remctl(server.host, server.port, timeout=HANG) as client:
         yield client
 
 
@@ -559,7 +559,7 @@ def test_calls_without_a_connection(
     assert descriptors() == before
     client.set_source_ip("127.0.0.1")
     client.set_ccache(os.environ["KRB5CCNAME"])
-    client.set_timeout(60)
+    client.set_timeout(HANG)
     client.open(server.host, server.port)
     assert client.run(["test", "hello"]) == HELLO
     client.close()

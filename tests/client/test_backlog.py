@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Callable
 
 import pytest
 from stages import PRINCIPAL, open_on
+from support import HANG
 
 import remctl
 from remctl._connection import PAUSES
@@ -135,7 +136,7 @@ def test_close_ends_the_tries(scripted: Scripted) -> None:
     thread.start()
     server.wait_for("accepted", 3)
     client.close()
-    thread.join(20)
+    thread.join(HANG)
     assert not thread.is_alive()
     assert [str(error) for error in errors] == [
         "the connection was closed during the call"

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Callable
 
 import pytest
-from support import commands, descriptors, run_python, wait_until
+from support import HANG, commands, descriptors, run_python, wait_until
 
 import remctl
 
@@ -724,7 +724,7 @@ def test_close(server: Server, client: remctl.Remctl) -> None:
         assert not client.opened
     with pytest.raises(OSError):
         os.fstat(descriptor)
-    client.set_timeout(60)
+    client.set_timeout(HANG)
     client.set_source_ip("127.0.0.9")
     client.open(server.host, server.port)
     assert client.error() == "no error"

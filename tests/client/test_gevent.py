@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any, Callable
 
 import pytest
 from stages import OPEN, PRINCIPAL, STAGES
-from support import run_python, wait_until
+from support import HANG, run_python, wait_until
 
 import remctl
 
@@ -91,7 +91,7 @@ def test_calls(run_green: Run, server: Server, tmp_path: Path) -> None:
     code = """
     from pathlib import Path
     host, port = sys.argv[1], int(sys.argv[2])
-    with remctl.Remctl(host, port, timeout=30) as r:
+    with remctl.Remctl(host, port, timeout=600) as r:
         print(r.run(["test", "hello"]).stdout)
         r.command(["test", "lines", 1])
         print([token.type for token in r], r.output().type)
@@ -139,17 +139,21 @@ class Own(BaseException):
     pass
 
 def leave(name, calls, way):
+    global inside, most
     client = remctl.Remctl(timeout=1 if way == "timeout" else None)
     if way == "close":
         spawn_later(1, client.close)
+    inside += 1
+    most = max(most, inside)
     try:
         with Timeout(1 if way == "Timeout" else None, Own):
             for method, arguments in calls:
                 getattr(client, method)(*arguments)
     except BaseException as error:
         print(name, way, type(error).__name__, client.opened, sep=", ")
+    inside -= 1
 
-start = time.monotonic()
+inside = most = 0  # greenlets in calls
 greenlets = []
 for name, calls in stages.items():
     for way in "timeout", "close", "kill", "Timeout":
@@ -157,8 +161,7 @@ for name, calls in stages.items():
         if way == "kill":
             spawn_later(1, kill, greenlets[-1])
 wait(greenlets)
-# One after the other, they would take a second each.
-print(ticks >= 5, time.monotonic() - start < 20)
+print(ticks >= 5, most == len(greenlets))
 """
 
 EXCEPTIONS = {
@@ -223,9 +226,9 @@ def test_ctrl_c(run_green: Run, server: Server) -> None:
     os.system("(sleep 0.5; kill -INT $PPID) &")
     start = time.monotonic()
     try:
-        r.run(["test", "sleep", 30])
+        r.run(["test", "sleep", 1000])
     except KeyboardInterrupt:
-        print(r.opened, time.monotonic() - start < 15)
+        print(r.opened, time.monotonic() - start < 600)
     """
     # gevent says where, and when it came.
     stderr = r"(?s)(.*KeyboardInterrupt\n[\w:-]+\n)?"
@@ -249,7 +252,7 @@ CONNECT = "import socket, sys; sock = socket.create_connection(sys.argv[1:3])"
 def test_sockets(server: Server, prologue: list[str]) -> None:
     """open() takes a socket of theirs, which never blocks, and one of before."""
     code = """
-    r = remctl.Remctl(timeout=30)
+    r = remctl.Remctl(timeout=600)
     r.open("localhost", sock=sock)
     print(sock.fileno() < 0, r.run(["test", "hello"]).stdout)
     """
@@ -294,7 +297,7 @@ def test_tls_sockets(prologue: list[str]) -> None:
 def test_sharing_an_object(run_green: Run, server: Server) -> None:
     """S60: each greenlet gets its own reply."""
     code = """
-    r = remctl.Remctl(sys.argv[1], int(sys.argv[2]), timeout=30)
+    r = remctl.Remctl(sys.argv[1], int(sys.argv[2]), timeout=600)
     replies = {}
     def call(number):
         command = ["test", "args", number] if number % 5 else ["test", "sleep", 0.1]
@@ -315,7 +318,7 @@ def test_objects_of_their_own(run_green: Run, server: Server, tmp_path: Path) ->
     from pathlib import Path
     begun = []
     def call(number):
-        with remctl.Remctl(sys.argv[1], int(sys.argv[2]), timeout=30) as r:
+        with remctl.Remctl(sys.argv[1], int(sys.argv[2]), timeout=600) as r:
             r.command(["test", "wait-for", sys.argv[3]])
             r.output()
             begun.append(number)
@@ -386,7 +389,7 @@ def test_a_fork_beside_waiting_greenlets(
     code = """
     import os
     parent = os.getpid()
-    r, s = remctl.Remctl(*sys.argv[1:3]), remctl.Remctl(timeout=30)
+    r, s = remctl.Remctl(*sys.argv[1:3]), remctl.Remctl(timeout=600)
     def call(function, *arguments):
         try:
             result = function(*arguments)
@@ -432,13 +435,13 @@ import remctl
 
 HOST, PORT = {host!r}, {port}
 # With --preload, the connection is that of the worker's parent.
-shared = remctl.Remctl(HOST, PORT, timeout=30)
+shared = remctl.Remctl(HOST, PORT, timeout=600)
 
 
 def application(environ, start_response):
     how, *command = environ["PATH_INFO"][1:].split("/")
     if how == "own":
-        result = remctl.remctl(HOST, PORT, None, command, timeout=30)
+        result = remctl.remctl(HOST, PORT, None, command, timeout=600)
     else:
         if not shared.opened:
             shared.open(HOST, PORT)
@@ -471,7 +474,7 @@ def test_gunicorn(server: Server, tmp_path: Path, options: list[str]) -> None:
 
         def get(path: str) -> bytes:
             url = f"{address}/{path}"
-            with urllib.request.urlopen(url, timeout=60) as response:
+            with urllib.request.urlopen(url, timeout=HANG) as response:
                 body: bytes = response.read()
                 return body
 
@@ -479,10 +482,10 @@ def test_gunicorn(server: Server, tmp_path: Path, options: list[str]) -> None:
             paths = [f"{way}/test/args/{n}" for n in range(100) for way in WAYS]
             bodies = list(pool.map(get, paths))
             start = time.monotonic()
-            assert list(pool.map(get, ["own/test/sleep/2"] * 10)) == [b"awake\n"] * 10
-            # One after the other, they would take 20 s.
-            assert time.monotonic() - start < 15
+            assert list(pool.map(get, ["own/test/sleep/4"] * 10)) == [b"awake\n"] * 10
+            # One after the other, they would take 40 s.
+            assert time.monotonic() - start < 35
         process.terminate()
-        assert process.wait(timeout=30) == 0, log.read_text()
+        assert process.wait(timeout=HANG) == 0, log.read_text()
     assert bodies == [f"{n}\0".encode() for n in range(100) for _ in WAYS]
     assert "Traceback" not in log.read_text()

@@ -13,6 +13,7 @@ from random import Random
 from typing import TYPE_CHECKING, Any, Callable
 
 import pytest
+from support import HANG
 
 import remctl
 
@@ -74,7 +75,7 @@ def test_each_object_runs_as_the_user_of_its_cache(
     server: Server, caches: Caches
 ) -> None:
     """S22: 8 threads open as both users, in turns, by every way to give a cache."""
-    ready = threading.Barrier(THREADS, timeout=60)
+    ready = threading.Barrier(THREADS, timeout=HANG)
 
     def work(number: int) -> None:
         random = Random(number)
@@ -108,7 +109,7 @@ def test_an_objects_cache_is_nobody_elses(
     server: Server, realm: Realm, caches: Caches
 ) -> None:
     """S22: objects without a cache use the default one, in whatever thread they are."""
-    ready = threading.Barrier(THREADS, timeout=60)
+    ready = threading.Barrier(THREADS, timeout=HANG)
 
     def work(number: int) -> None:
         given = number % 2 == 1

@@ -9,6 +9,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+from support import HANG
+
 TESTS = Path(__file__).parent.parent
 RIGHT = {"small", "streams", "noop", "one_shot", "across a fork", "afterwards"}
 LOST = {
@@ -25,7 +27,7 @@ def test_load() -> None:
         capture_output=True,
         text=True,
         check=False,
-        timeout=100,
+        timeout=HANG,
     )
     assert result.returncode == 0, result.stdout + result.stderr
     assert result.stderr == ""

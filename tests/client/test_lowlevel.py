@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Callable
 
 import pytest
 from stages import blocked
-from support import run_python, wait_until
+from support import HANG, run_python, wait_until
 
 import _remctl as low
 import remctl
@@ -550,7 +550,7 @@ def test_calls_run_in_parallel(server: Server, tmp_path: Path) -> None:
     touch = [b"test", b"append", str(go).encode(), b"now"]
     assert low.remctl(server.host, server.port, None, touch)[0] is None
     for thread in threads:
-        thread.join(60)
+        thread.join(HANG)
     assert results == [(None, b"waiting\ndone\n", None, 0)] * 3
 
 
@@ -572,7 +572,7 @@ def test_shared_handle_loses_and_mixes_nothing(opened: Any) -> None:
     for thread in threads:
         thread.start()
     for thread in threads:
-        thread.join(60)
+        thread.join(HANG)
     token = low.remctl_output(opened)
     received += [token[3]] if token and token[0] == "status" else []
     assert sorted(received) == sorted(sent)
@@ -593,5 +593,5 @@ def test_close_ends_a_call_in_another_thread(
     thread.start()
     wait_until(lambda: blocked(thread))
     low.remctl_close(handle)
-    thread.join(60)
+    thread.join(HANG)
     assert results == [()]

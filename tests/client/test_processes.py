@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Callable
 
 import pytest
 from stages import PRINCIPAL
-from support import run_python
+from support import HANG, run_python
 
 import remctl
 
@@ -176,7 +176,7 @@ def test_connection_ends_when_the_parent_closes_it(scripted: Start) -> None:
     ) as process:
         server.wait_for("quit", 0)
         server.wait_for("eof", 0)
-        process.communicate(timeout=20)
+        process.communicate(timeout=HANG)
 
 
 def test_fork_while_another_thread_uses_the_object(
@@ -400,7 +400,7 @@ def test_multiprocessing(method: str, server: Server) -> None:
                     pool.apply_async(remctl.remctl, [host, port, None, command])
                     for command in (["test", "status", "7"], ["test", "args", "x"])
                 ]
-                print([call.get(30) for call in calls])
+                print([call.get(600) for call in calls])
                 try:
                     pool.apply(remctl.remctl, [host, port, None, ["unknown"]])
                 except remctl.RemctlProtocolError as error:

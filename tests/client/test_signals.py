@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, Callable
 
 import pytest
 from stages import PRINCIPAL, STAGES, Stage, in_use, wait_for_release
-from support import run_python
+from support import AT_ONCE, HANG, run_python
 
 import remctl
 
@@ -28,10 +28,6 @@ if TYPE_CHECKING:
     from remctl.testing import Server
 
     Start = Callable[..., Any]
-
-# Seconds.  Far above what it takes (milliseconds), also on a busy machine, and below
-# the time-outs of libraries: libkrb5 waits for a mute KDC for 27 s.
-AT_ONCE = 10.0
 
 
 class Interruption(Exception):
@@ -141,7 +137,7 @@ def test_ctrl_c_ends_a_program(options: tuple[str, ...], scripted: Start) -> Non
     ) as process:
         server.wait_for("command")
         process.send_signal(signal.SIGINT)
-        errors = process.communicate(timeout=20)[1]
+        errors = process.communicate(timeout=HANG)[1]
     assert process.returncode in (-signal.SIGINT, 1)  # PyPy: 1
     assert errors.endswith("KeyboardInterrupt\n")
     assert errors.count("Traceback") == 1
@@ -272,7 +268,7 @@ def test_signals_do_not_put_time_outs_off(storm: list[Any], stage: Stage) -> Non
     start = time.monotonic()
     with pytest.raises(remctl.RemctlTimeoutError, match="timed out"):
         stage.call(client)
-    assert 0.25 < time.monotonic() - start < 10
+    assert 0.25 < time.monotonic() - start < HANG
     assert not client.opened
     stage.let_go()
 
@@ -429,7 +425,7 @@ def test_handler_that_raises_at_random_leaves_nothing_behind(server: Server) -> 
         assert min(seen.values()) > 5, seen
         client.open(*here)
         client.close()
-        deadline = time.monotonic() + 20
+        deadline = time.monotonic() + 600
         while any(
             now > then for now, then in zip((gc.collect(), in_use())[1], before)
         ):

@@ -21,7 +21,7 @@ from stages import (
     open_on,
     wait_for_release,
 )
-from support import run_python, wait_until
+from support import AT_ONCE, HANG, run_python, wait_until
 
 import remctl
 
@@ -33,9 +33,6 @@ if TYPE_CHECKING:
 
     Start = Callable[..., Any]
 
-# Seconds.  Far above what it takes (milliseconds), also on a busy machine, and below
-# the time-outs of libraries: libkrb5 waits for a mute KDC for 27 s.
-AT_ONCE = 10.0
 LARGE = b"x" * 3_000_000
 
 
@@ -55,7 +52,7 @@ class Thread(threading.Thread):
         self.ended = time.monotonic()
 
     def result(self) -> Any:
-        self.join(20)
+        self.join(HANG)
         assert not self.is_alive()
         if hasattr(self, "raised"):
             raise self.raised
@@ -80,7 +77,7 @@ def blocked_call(stage: Stage) -> Iterator[tuple[remctl.Remctl, Thread]]:
         yield client, thread
     finally:
         client.close()
-        thread.join(20)
+        thread.join(HANG)
         stage.let_go()
 
 
@@ -145,7 +142,7 @@ def test_other_threads_run_while_a_call_blocks(
     server = scripted(steps)
     client = remctl.Remctl()
     # So that the test ends, and fails, if nobody can.
-    client.set_timeout(30)
+    client.set_timeout(HANG)
     if call is not None:
         open_on(server.port, client)
     thread = Thread(lambda: call(client) if call else open_on(server.port, client))
@@ -257,7 +254,7 @@ def test_objects_in_threads_run_in_parallel(server: Server, tmp_path: Path) -> N
     """S60: commands that wait for a file are all in the server before there is one."""
     file = tmp_path / "file"
     number = 8
-    barrier = threading.Barrier(number + 1, timeout=30)
+    barrier = threading.Barrier(number + 1, timeout=HANG)
 
     def work() -> bytes | None:
         with remctl.Remctl(server.host, server.port) as client:

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Callable
 
 import pytest
 from names import names
-from support import commands, run_python
+from support import HANG, commands, run_python
 
 import remctl
 
@@ -34,7 +34,6 @@ pytestmark = pytest.mark.both_twins
 HOST = "localhost"
 NAME = "name.test"
 TIMEOUT = 0.2
-HANG = 20.0  # what is slower than that has not timed out
 
 LARGE = ["test", "unread", b"x" * 20_000_000]
 
@@ -188,7 +187,7 @@ def test_a_mute_kdc_times_out(realm: Realm, server: Server, tmp_path: Path) -> N
                 client.open("localhost", port)
             except remctl.RemctlTimeoutError as error:
                 print(error, client.opened, client.error() == str(error))
-            print(float(timeout) <= time.monotonic() - start < 20)
+            print(float(timeout) <= time.monotonic() - start < 600)
             client.set_ccache(os.environ["KRB5CCNAME"])
             client.open("localhost", port)
             print(client.run(["test", "hello"]).stdout)
@@ -280,7 +279,7 @@ def test_half_a_token_larger_than_the_receive_memory_times_out(
 
 # What does not time out
 
-PATIENCE = 0.7
+PATIENCE = 1.5
 
 
 @pytest.mark.parametrize(
@@ -452,7 +451,7 @@ def expect_time_out(function, *arguments):
     try:
         function(*arguments)
     except remctl.RemctlTimeoutError as error:
-        print("timed out" in str(error), timeout <= time.monotonic() - start < 20)
+        print("timed out" in str(error), timeout <= time.monotonic() - start < 600)
 
 client = remctl.Remctl(timeout=timeout)
 expect_time_out(client.open, "localhost", full)
@@ -462,16 +461,16 @@ for call, arguments in (
     (client.noop, []),
     (client.command, [["x", b"y" * 20_000_000]]),
 ):
-    client.set_timeout(20)
+    client.set_timeout(600)
     client.open("localhost", stalled)
     client.set_timeout(timeout)
     expect_time_out(call, *arguments)
-client.set_timeout(20)
+client.set_timeout(600)
 client.open("localhost", old)
 print(client.run(["x", "y", "z"]).stdout)
 client.set_timeout(timeout)
 expect_time_out(client.run, ["x"])
-client.set_timeout(20)
+client.set_timeout(600)
 client.open("localhost", good)
 print(client.run(["test", "hello"]).stdout, len(ticks) > 100)
 """

@@ -16,6 +16,8 @@ import threading
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from support import HANG
+
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
     from types import TracebackType
@@ -121,7 +123,7 @@ class ScriptedServer:
         self,
         event: str,
         connection: int | None = None,
-        timeout: float = 20,
+        timeout: float = HANG,
         *,
         nth: int = 1,
         **fields: object,

@@ -18,6 +18,13 @@ from remctl.testing import Command
 if TYPE_CHECKING:
     from remctl.testing import Realm
 
+# Seconds after which a test gives up: a bound on a hang, on a machine that is busy with
+# other things, too.
+HANG = 600.0
+# The same where a call has to end at once, and not only after 27 s, when libkrb5 gives
+# up a KDC that does not answer.
+AT_ONCE = 20.0
+
 COMMANDS = Path(__file__).parent / "commands"
 
 # valgrind is slow, and runs one thread at a time.
@@ -49,7 +56,7 @@ def commands(realm: Realm) -> dict[str, Command]:
 def run_python(
     code: str,
     *arguments: object,
-    timeout: float = 60,
+    timeout: float = HANG,
     options: tuple[str, ...] = (),
 ) -> subprocess.CompletedProcess[str]:
     """Run ``code`` in an interpreter of its own, for what would end or mark this one.
@@ -86,7 +93,7 @@ def descriptors() -> int:
     return len(list(Path("/proc/self/fd").iterdir()))
 
 
-def wait_until(condition: Callable[[], bool], timeout: float = 20) -> None:
+def wait_until(condition: Callable[[], bool], timeout: float = HANG) -> None:
     """Wait until ``condition`` holds, where there is no event to wait for."""
     deadline = time.monotonic() + timeout
     while not condition():

@@ -39,7 +39,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 import pytest
-from support import wait_until
+from support import HANG, wait_until
 
 import remctl.aio
 import remctl.backend
@@ -57,7 +57,6 @@ DOCS = ROOT / "docs"
 LANGUAGES = {"python", "console", "sh", "remctl.conf", "ini"}
 HOST = '"foo.example.com"'
 TEST = "def test_"
-TIMEOUT = 60  # seconds, for what hangs
 
 # What README.md's programs print when they run a command: they have no comments.
 PRINTED = {
@@ -162,7 +161,7 @@ def test_program(
         cwd=tmp_path,
         capture_output=True,
         encoding="utf-8",
-        timeout=TIMEOUT,
+        timeout=HANG,
         check=False,
     )
     assert (result.returncode, result.stderr) == (0, "")
@@ -186,7 +185,7 @@ def test_module(block: Block, tmp_path: Path) -> None:
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         encoding="utf-8",
-        timeout=TIMEOUT,
+        timeout=HANG,
         check=False,
     )
     assert f"{block.text.count(TEST)} passed" in result.stdout
@@ -225,7 +224,7 @@ class Shell:
         process.stdin.write(f"{command}\n{ending}\n".encode())
         process.stdin.flush()
         output = b""
-        deadline = time.monotonic() + TIMEOUT
+        deadline = time.monotonic() + HANG
         while not output.endswith(mark):
             left = deadline - time.monotonic()
             ready = select.select([process.stdout], [], [], max(0, left))[0]
@@ -238,7 +237,7 @@ class Shell:
         """End the shell, and whatever it has left."""
         with self._process as process:  # closes its input, and waits
             try:
-                process.communicate(timeout=10)
+                process.communicate(timeout=60)
             except subprocess.TimeoutExpired:
                 os.killpg(process.pid, signal.SIGKILL)
 
@@ -327,7 +326,7 @@ def test_shell(block: Block, shell_server: Server, tmp_path: Path) -> None:
             (tmp_path / "key.pem").touch()
             words[:3] = [sys.executable, *words[1:3], "-p", str(shell_server.port)]
             hosts = [re.sub(r"\w+\.example\.com", "localhost", word) for word in words]
-            subprocess.run(hosts, cwd=tmp_path, timeout=TIMEOUT, check=True)
+            subprocess.run(hosts, cwd=tmp_path, timeout=HANG, check=True)
         else:
             (script,) = words
             assert script.startswith("scripts/")

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
-from support import commands
+from support import HANG, commands
 
 if TYPE_CHECKING:
     from remctl.testing import Realm
@@ -41,7 +41,7 @@ def test_fleet(name: str, realm: Realm) -> None:
             env=dict(os.environ),
             capture_output=True,
             text=True,
-            timeout=100,
+            timeout=HANG,
             check=False,
         )
     lines = result.stdout.splitlines()

@@ -236,7 +236,6 @@ def test_names_at_the_interpreters_exit(server: Server, used: str) -> None:
         server.host,
         server.port,
         used,
-        timeout=20,
     )
     assert (result.stdout, result.stderr) == ("b'hello world\\n'\n", "")
 

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from support import run_python, wait_until
+from support import HANG, run_python, wait_until
 
 import remctl
 from remctl.testing import Command, MissingError, Realm, StartError
@@ -192,7 +192,7 @@ def test_kinit(realm: Realm, tmp_path: Path) -> None:
     assert realm.kinit(realm.user) == default
     assert f"principal: {realm.user}" in klist()
     cache = realm.kinit("bob", tmp_path / "cache", "-l", "1s")
-    end = time.monotonic() + 20
+    end = time.monotonic() + HANG
     while subprocess.run(["klist", "-s", cache], check=False).returncode == 0:
         assert time.monotonic() < end
         time.sleep(0.1)
@@ -558,7 +558,7 @@ def test_stop_and_start(realm: Realm, how: str) -> None:
         port, pid = server.port, server.pid
         with pytest.raises(RuntimeError, match="the server is running"):
             server.start()
-        with remctl.Remctl(server.host, port, timeout=60) as client:
+        with remctl.Remctl(server.host, port, timeout=HANG) as client:
             client.command(["test", "pid"])
             command = int(client.output().output or b"")
             getattr(server, how)()
@@ -608,7 +608,7 @@ def test_nothing_is_left_of_a_server(realm: Realm) -> None:
         for turn in range(104):
             name = list(PERSISTENT)[turn // 2 % len(PERSISTENT)].split()
             how = (server.stop, server.kill)[turn % 2]
-            with remctl.Remctl(server.host, server.port, timeout=60) as client:
+            with remctl.Remctl(server.host, server.port, timeout=HANG) as client:
                 client.command(name)
                 command = int(client.output().output or b"")
                 assert running(command)
@@ -629,7 +629,7 @@ def test_a_process_that_does_not_end(
     """Is waited for no longer than said, and named; another try is for all of them."""
     with realm.server(PERSISTENT) as server:
         pid = server.pid
-        with remctl.Remctl(server.host, server.port, timeout=60) as client:
+        with remctl.Remctl(server.host, server.port, timeout=HANG) as client:
             client.command(["test", "session"])
             command = int(client.output().output or b"")
             with monkeypatch.context() as patch:
@@ -689,7 +689,7 @@ def test_the_end_of_the_process_ends_all(
     assert all(map(running, pids))
     process.send_signal(number)
     expected = 130 if number == signal.SIGINT else -number
-    assert process.wait(30) == expected
+    assert process.wait(HANG) == expected
     wait_until(lambda: not any(map(running, pids)))
     wait_until(lambda: not list(temporary.iterdir()))
 
@@ -710,7 +710,7 @@ def test_the_end_of_a_process_that_is_starting(
     process: subprocess.Popen[str] = request.getfixturevalue("process")
     wait_until(lambda: here.exists() and here.read_text() != "")
     process.send_signal(number)
-    process.wait(30)
+    process.wait(HANG)
     pid = int(here.read_text())
     wait_until(lambda: not running(pid))
     wait_until(lambda: not list(temporary.iterdir()))
@@ -758,7 +758,7 @@ def test_ctrl_c_at_any_line_of_the_start(
 ) -> None:
     """No process and no file is left of it, once the interpreter has ended."""
     monkeypatch.setenv("TMPDIR", str(temporary))
-    result = run_python(INTERRUPTED, STEP, timeout=100)
+    result = run_python(INTERRUPTED, STEP)
     assert (result.returncode, result.stderr) == (0, "")
     assert int(result.stdout) > 10
     wait_until(lambda: not list(temporary.iterdir()))

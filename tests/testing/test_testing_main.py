@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Callable
 
 import pytest
-from support import wait_until
+from support import HANG, wait_until
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -70,7 +70,7 @@ def test_a_command(start: Callable[..., Any]) -> None:
     """It has the environment; standard output and the exit status are its own."""
     script = 'echo "$REMCTL_HOST $REMCTL_PORT $REMCTL_PRINCIPAL $1 $KRB5CCNAME"; exit 7'
     process = start("--", "sh", "-c", script, "sh", "--")
-    stdout, stderr = process.communicate(timeout=60)
+    stdout, stderr = process.communicate(timeout=HANG)
     assert process.returncode == 7
     env = environment(stderr)
     names = ("REMCTL_HOST", "REMCTL_PORT", "REMCTL_PRINCIPAL", "KRB5CCNAME")
@@ -82,7 +82,7 @@ def test_a_command(start: Callable[..., Any]) -> None:
 def test_no_such_command(start: Callable[..., Any]) -> None:
     """127, as a shell has it."""
     process = start("--", "no-such-program")
-    _, stderr = process.communicate(timeout=60)
+    _, stderr = process.communicate(timeout=HANG)
     assert process.returncode == 127
     assert "testing: no-such-program: No such file or directory\n" in stderr
     assert stderr.endswith(ENDED)
@@ -91,7 +91,7 @@ def test_no_such_command(start: Callable[..., Any]) -> None:
 def test_a_command_that_is_killed(start: Callable[..., Any]) -> None:
     """128 and the signal's number, as a shell has it."""
     process = start("--", "sh", "-c", "kill -KILL $$")
-    process.communicate(timeout=60)
+    process.communicate(timeout=HANG)
     assert process.returncode == 128 + signal.SIGKILL
 
 
@@ -107,7 +107,7 @@ def test_a_command_that_is_interrupted(
         os.killpg(process.pid, number)  # as a terminal does
     else:
         process.send_signal(number)
-    stdout, stderr = process.communicate(timeout=60)
+    stdout, stderr = process.communicate(timeout=HANG)
     expected = ("INT\n", 5) if number == signal.SIGINT else ("TERM\n", 128 + number)
     assert (stdout, process.returncode) == expected
     assert stderr.endswith(ENDED)
@@ -118,7 +118,7 @@ def test_a_command_that_has_only_just_begun(start: Callable[..., Any]) -> None:
     """Is ended all the same: nothing of it is left to keep the pipes open."""
     for _ in range(5):
         process = start("--", "sh", "-c", "kill -TERM $PPID; exec sleep 60")
-        _, stderr = process.communicate(timeout=30)
+        _, stderr = process.communicate(timeout=HANG)
         assert process.returncode == 128 + signal.SIGTERM
         assert stderr.endswith(ENDED)
 
@@ -128,7 +128,7 @@ def test_a_command_that_does_not_end(start: Callable[..., Any]) -> None:
     process = start("--", "sh", "-c", "trap '' TERM; echo here; exec sleep 60")
     read_until(process, "here\n")
     process.terminate()
-    stdout, stderr = process.communicate(timeout=30)
+    stdout, stderr = process.communicate(timeout=HANG)
     assert (stdout, process.returncode) == ("", 128 + signal.SIGTERM)
     assert stderr.endswith(ENDED)
 
@@ -154,7 +154,7 @@ def test_until_ctrl_c(
         )
         assert "Hello, user@KRBTEST.COM. You said: world" in result.stdout
     os.killpg(process.pid, number)
-    stdout, stderr = process.communicate(timeout=60)
+    stdout, stderr = process.communicate(timeout=HANG)
     assert process.returncode == 128 + number
     assert (stdout, stderr) == (ENDED, "")
     assert list(tmp_path.iterdir()) == []
@@ -171,7 +171,7 @@ def test_ignored_signals_stay_ignored(start: Callable[..., Any]) -> None:
     read_until(process, "here\n")
     for number in SIGNALS[:2]:
         os.killpg(process.pid, number)
-    stdout, _ = process.communicate(timeout=60)
+    stdout, _ = process.communicate(timeout=HANG)
     told = sys.implementation.name == "cpython"
     expected = (0, "there\n") if told else (128 + signal.SIGHUP, "")
     assert (process.returncode, stdout) == expected
@@ -193,7 +193,7 @@ def test_nobody_reads(start: Callable[..., Any]) -> None:
     process.stdout.readline()
     process.stdout.close()
     process.send_signal(signal.SIGINT)
-    assert (process.wait(60), process.stderr.read()) == (130, "")
+    assert (process.wait(HANG), process.stderr.read()) == (130, "")
 
 
 def test_ctrl_c_while_it_starts(start: Callable[..., Any], tmp_path: Path) -> None:
@@ -204,7 +204,7 @@ def test_ctrl_c_while_it_starts(start: Callable[..., Any], tmp_path: Path) -> No
     process = start(PATH=f"{tmp_path}:{os.environ['PATH']}")
     wait_until((tmp_path / "here").exists)
     os.killpg(process.pid, signal.SIGINT)
-    stdout, stderr = process.communicate(timeout=60)
+    stdout, stderr = process.communicate(timeout=HANG)
     assert (process.returncode, stdout, stderr) == (130, ENDED, "")
 
 
@@ -214,7 +214,7 @@ def test_what_cannot_start_says_why(start: Callable[..., Any], tmp_path: Path) -
     program.write_text("#!/bin/sh\necho out of order; exit 4\n")
     program.chmod(0o755)
     process = start(PATH=f"{tmp_path}:{os.environ['PATH']}")
-    stdout, stderr = process.communicate(timeout=60)
+    stdout, stderr = process.communicate(timeout=HANG)
     text = f"{program} ended with status 4:\nout of order\n"
     assert (process.returncode, stdout) == (1, "")
     assert stderr == f"python -m remctl.testing: {text}"
@@ -233,7 +233,7 @@ def test_command_line(
 ) -> None:
     """Nothing is started for a wrong one."""
     process = start(*arguments)
-    stdout, stderr = process.communicate(timeout=60)
+    stdout, stderr = process.communicate(timeout=HANG)
     assert process.returncode == status
     assert text in (stderr if status else stdout)
 
@@ -241,7 +241,7 @@ def test_command_line(
 def test_the_demo(start: Callable[..., Any]) -> None:
     """scripts/demo.py shows what it says."""
     process = start("--", sys.executable, DEMO)
-    stdout, stderr = process.communicate(timeout=60)
+    stdout, stderr = process.communicate(timeout=HANG)
     assert process.returncode == 0, stderr
     for text in (
         "b'Hello, user@KRBTEST.COM. You said: a & b\\n'",

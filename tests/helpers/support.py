@@ -67,7 +67,8 @@ def run_python(
     """
     program = f"import faulthandler; faulthandler.enable()\n{textwrap.dedent(code)}"
     with subprocess.Popen(
-        [sys.executable, *options, "-c", program, *map(str, arguments)],
+        # Unbuffered, as some programs end by a signal.
+        [sys.executable, "-u", *options, "-c", program, *map(str, arguments)],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,

@@ -25,10 +25,15 @@ from cffi import FFI
 HERE = Path(__file__).resolve().parent
 
 MISSING = (
-    "remctl-cffi needs libremctl, a C compiler and Python's header files: install them "
-    "(Debian and Ubuntu: libremctl-dev gcc python3-dev, or pypy3-dev for PyPy; Fedora: "
-    "remctl-devel gcc python3-devel; Homebrew: remctl), or set REMCTL_INCLUDE_DIR and "
-    "REMCTL_LIB_DIR to where remctl.h and libremctl are."
+    "remctl-cffi needs libremctl 3.8 or newer, a C compiler and Python's header files: "
+    "install them (Debian and Ubuntu: libremctl-dev gcc python3-dev, or pypy3-dev for "
+    "PyPy; Fedora: remctl-devel gcc python3-devel; Homebrew: remctl), or set "
+    "REMCTL_INCLUDE_DIR and REMCTL_LIB_DIR to where remctl.h and libremctl are."
+)
+
+TOO_OLD = (
+    "remctl-cffi needs libremctl 3.8 or newer, and the compiler finds an older one: "
+    "set REMCTL_INCLUDE_DIR and REMCTL_LIB_DIR to where a newer one is."
 )
 
 
@@ -60,7 +65,16 @@ def compiler_options() -> dict[str, Any]:
 
 
 def check_library(options: dict[str, Any]) -> None:
-    """Exit with the message MISSING if remctl.h or libremctl cannot be used."""
+    """Exit with a message if there is no libremctl that can be used, or an old one."""
+    if not has_function(options, "remctl_new"):
+        sys.exit(MISSING)
+    # Added in 3.4.  The compiler cannot tell the releases from there to 3.8 apart.
+    if not has_function(options, "remctl_open_fd"):
+        sys.exit(TOO_OLD)
+
+
+def has_function(options: dict[str, Any], name: str) -> bool:
+    """Whether remctl.h declares this function, and libremctl has it."""
     compiler = shlex.split(
         os.environ.get("CC") or sysconfig.get_config_var("CC") or "cc"
     )
@@ -68,7 +82,7 @@ def check_library(options: dict[str, Any]) -> None:
         source = Path(directory, "check.c")
         source.write_text(
             "#include <remctl.h>\n"
-            "int main(void) { remctl_close(remctl_new()); return 0; }\n"
+            f"int main(void) {{ void *volatile found = {name}; return !found; }}\n"
         )
         command = [
             *compiler,
@@ -87,7 +101,8 @@ def check_library(options: dict[str, Any]) -> None:
         try:
             subprocess.run(command, capture_output=True, check=True)
         except (OSError, subprocess.CalledProcessError):
-            sys.exit(MISSING)
+            return False
+    return True
 
 
 options = compiler_options()

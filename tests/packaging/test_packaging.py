@@ -398,6 +398,30 @@ def test_build_says_what_is_missing(
     assert not list(source.rglob("_remctl_cffi*.so"))
 
 
+@pytest.mark.parametrize(
+    "command", [["build_remctl.py"], ["-Wignore", "setup.py", "-q", "build_ext"]]
+)
+def test_build_says_that_the_library_is_too_old(
+    source: Path, prefix: Path, command: list[str]
+) -> None:
+    """One without remctl_open_fd(): one sentence, naming the version."""
+    header = prefix / "include" / "remctl.h"
+    text = header.read_text()
+    older = re.sub(r"int remctl_open_fd\([^;]*;", "", text)
+    assert older != text
+    header.write_text(older)
+    result = run(
+        source,
+        *command,
+        REMCTL_INCLUDE_DIR=prefix / "include",
+        REMCTL_LIB_DIR=prefix / "lib",
+    )
+    assert (result.returncode, result.stdout) == (1, "")
+    assert result.stderr.startswith("remctl-cffi needs libremctl 3.8 or newer, and")
+    assert result.stderr.count("\n") == 1
+    assert not list(source.rglob("_remctl_cffi*.so"))
+
+
 # What a front end asks of the build backend, and its own form of it.
 HOOK = "from setuptools import build_meta; build_meta."
 PIP = "-m pip install --dry-run --ignore-installed --no-index --no-deps "

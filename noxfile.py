@@ -346,6 +346,37 @@ def valgrind(session: nox.Session) -> None:
         complain(session, reports)
 
 
+@nox.session(requires=["build"], python=[OWN, PYPY], tags=["soak"])
+def portable(session: nox.Session) -> None:
+    """Run the tests with the shim built as on systems that are not Linux."""
+    session.env["CFLAGS"] = "-DREMCTL_PORTABLE"
+    install(session, "test", package=find("*.tar.gz"))
+    leave_clone(session)
+    check = "from remctl._ffi import lib; raise SystemExit(lib.SHIM_LINUX)"
+    session.run("python", "-c", check)
+    session.run(*PYTEST, *pytest_arguments(session))
+
+
+@nox.session(tags=["soak"])
+def compilers(session: nox.Session) -> None:
+    """Compile the extension with several compilers and C libraries without warnings."""
+    session.install(*PROJECT["build-system"]["requires"])
+    source = Path(session.create_tmp()).resolve() / "extension.c"
+    emit = "import build_remctl, sys; build_remctl.ffibuilder.emit_c_code(sys.argv[1])"
+    session.run("python", "-c", emit, str(source))
+    where = "import sysconfig; print(sysconfig.get_path('include'))"
+    python = [f"{session.bin}/python", "-c", where]
+    headers = subprocess.check_output(python, text=True).strip()
+    machine = subprocess.check_output(["gcc", "-print-multiarch"], text=True).strip()
+    command = ["-std=gnu11", "-O2", "-Wall", "-Wextra", "-Werror", "-c", "-o/dev/null"]
+    command += [f"-I{ROOT}/remctl", f"-isystem{headers}", str(source)]
+    # For musl: the headers of Linux and libremctl are beside those of glibc.
+    command += [f"-idirafter/usr/include/{machine}", "-idirafter/usr/include"]
+    for compiler in ("gcc", "clang", "musl-gcc"):
+        session.run(compiler, *command, external=True)
+        session.run(compiler, "-DREMCTL_PORTABLE", *command, external=True)
+
+
 @nox.session(requires=["build"], tags=["soak"])
 def shim_threads(session: nox.Session) -> None:
     """Drive the shim from C, by threads and forks, under two sanitizers."""

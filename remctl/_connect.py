@@ -8,7 +8,6 @@ from __future__ import annotations
 import _socket
 import os
 import select
-import sys
 from contextlib import suppress
 from errno import EAFNOSUPPORT, ECONNRESET, EINPROGRESS, ETIMEDOUT
 from functools import partial
@@ -139,7 +138,7 @@ def connect_port(
             if (
                 error.errno == ECONNRESET
                 and number == len(addresses)
-                and sys.platform == "linux"
+                and lib.SHIM_LINUX
             ):
                 return  # it was accepted, then reset: Connection.open() tries again
             sockets[-1].close()

@@ -11,6 +11,14 @@
  * last user to leave frees it.
  */
 
+/* Whether to use what only Linux has.  With -DREMCTL_PORTABLE, Linux gets the code
+ * of the other systems, so that the tests can run it. */
+#if defined(__linux__) && !defined(REMCTL_PORTABLE)
+#    define SHIM_LINUX 1
+#else
+#    define SHIM_LINUX 0
+#endif
+
 #include <errno.h>
 #include <fcntl.h>
 #include <pthread.h>
@@ -22,7 +30,7 @@
 #include <sys/stat.h>
 #include <time.h>
 #include <unistd.h>
-#ifdef __linux__
+#if SHIM_LINUX
 #    include <sys/eventfd.h>
 #endif
 
@@ -99,7 +107,7 @@ is_same_file(int fd, const struct stat *file)
            && found.st_ino == file->st_ino;
 }
 
-#ifdef __linux__
+#if SHIM_LINUX
 static int
 make_eventfd(void)
 {
@@ -122,7 +130,7 @@ above_standard(int fd)
 static bool
 make_descriptors(struct job *job)
 {
-#ifdef __linux__
+#if SHIM_LINUX
     job->readable = open_above_standard(make_eventfd);
     job->writable = job->readable;
     return job->readable >= 0;

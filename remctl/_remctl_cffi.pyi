@@ -40,6 +40,7 @@ class _Lib:
     REMCTL_OUT_STATUS: int
     REMCTL_OUT_ERROR: int
     REMCTL_OUT_DONE: int
+    SHIM_LINUX: int
     SHIM_FAILED: int
     SHIM_OK: int
     SHIM_WAIT: int

@@ -50,19 +50,17 @@
 #include <sys/uio.h>
 #include <time.h>
 #include <unistd.h>
-#ifdef __linux__
-#    include <linux/sockios.h> /* SIOCOUTQ */
-#    include <linux/tcp.h>     /* the whole struct tcp_info */
-#    define TCP_STATE_CLOSE 7  /* in a header that this one excludes */
-#else
-#    include <netinet/tcp.h>
-#endif
 
 #include <remctl.h>
 
 #include "_jobs.c"
 
-#ifndef POLLRDHUP
+#if SHIM_LINUX
+#    include <linux/sockios.h> /* SIOCOUTQ */
+#    include <linux/tcp.h>     /* the whole struct tcp_info */
+#    define TCP_STATE_CLOSE 7  /* in a header that this one excludes */
+#else
+#    undef POLLRDHUP
 #    define POLLRDHUP 0
 #endif
 
@@ -142,6 +140,7 @@ typedef struct shim_connection {
     atomic_int users;      /* being open, shim_hold(), each call and job */
     atomic_int references; /* the handle's, and one for each job */
     atomic_bool closing;
+    atomic_ulong received; /* octets that receive() has read */
 
     struct shim_connection *previous, *next; /* in calls, under its mutex */
 } shim_connection;
@@ -381,7 +380,7 @@ restore_signals(const struct signal_guard *guard)
 
         sigemptyset(&sigpipe);
         sigaddset(&sigpipe, SIGPIPE);
-#ifdef __APPLE__
+#if defined(__APPLE__) || defined(REMCTL_PORTABLE)
         int taken;
 
         sigwait(&sigpipe, &taken);
@@ -424,7 +423,7 @@ fail_as_libremctl(shim_connection *c, struct results *results)
 static bool
 fits_send_buffer(int fd, size_t length)
 {
-#ifdef SIOCOUTQ
+#if SHIM_LINUX
     int queued, size;
     socklen_t size_length = sizeof(size);
 
@@ -434,9 +433,12 @@ fits_send_buffer(int fd, size_t length)
         return false;
     return (size_t) queued + length <= (size_t) size / 2;
 #else
-    (void) fd;
-    (void) length;
-    return false;
+    /* Where poll() reports a socket as writable, it has room for SO_SNDLOWAT
+     * octets: by default 2048 in the BSDs and macOS. */
+    struct pollfd writable = {.fd = fd, .events = POLLOUT};
+
+    return length <= 2048 && poll(&writable, 1, 0) == 1
+           && writable.revents == POLLOUT;
 #endif
 }
 
@@ -834,6 +836,7 @@ shim_init(shim_handle *h, int socket, const char *host, const char *principal,
     atomic_init(&c->fd, -1);
     c->library_fd = -1;
     c->low_water_mark = 1;
+    atomic_init(&c->received, 0);
     c->generation = generation;
     c->pid = getpid();
     atomic_init(&c->users, 1);
@@ -1180,7 +1183,7 @@ shim_begin_open(shim_handle *h)
     return begin_connection_work(h, authenticate, new_work());
 }
 
-#ifdef __linux__
+#if SHIM_LINUX
 static bool
 get_tcp_info(shim_connection *c, struct tcp_info *info)
 {
@@ -1199,7 +1202,7 @@ shim_was_reset(shim_handle *h)
 {
     int reset = 0;
 
-#ifdef __linux__
+#if SHIM_LINUX
     shim_connection *c = enter_connection(h);
 
     if (c != NULL) {
@@ -1219,7 +1222,7 @@ shim_was_reset(shim_handle *h)
 static int
 open_memory_file(void)
 {
-#ifdef __linux__
+#if SHIM_LINUX
     return memfd_create("remctl", MFD_CLOEXEC);
 #else
     FILE *file = tmpfile();
@@ -1327,13 +1330,20 @@ shim_begin_open_protocol1(shim_handle *h, unsigned short port, time_t timeout)
 }
 
 
-/* Tell the kernel at how many octets to report the socket as readable. */
+/* Tell the kernel at how many octets to report the socket as readable.  Not
+ * every system takes the option, and shim_silence() belongs to it: elsewhere
+ * than on Linux, a job reads what has only begun to come. */
 static void
 set_low_water_mark(shim_connection *c, int mark)
 {
+#if SHIM_LINUX
     if (c->low_water_mark != mark
         && setsockopt(c->fd, SOL_SOCKET, SO_RCVLOWAT, &mark, sizeof(mark)) == 0)
         c->low_water_mark = mark;
+#else
+    (void) c;
+    (void) mark;
+#endif
 }
 
 /* Have the next segment acknowledged at once: a server sends a reply in two
@@ -1342,7 +1352,7 @@ set_low_water_mark(shim_connection *c, int mark)
 static void
 quick_ack(shim_connection *c)
 {
-#ifdef TCP_QUICKACK
+#if SHIM_LINUX
     int on = 1;
 
     setsockopt(c->fd, IPPROTO_TCP, TCP_QUICKACK, &on, sizeof(on));
@@ -1660,16 +1670,17 @@ shim_output(shim_handle *h)
 
 /* Read ``length`` octets, or fewer if no more will come. */
 static size_t
-receive(int fd, unsigned char *octets, size_t length)
+receive(shim_connection *c, unsigned char *octets, size_t length)
 {
     size_t received = 0;
 
     while (received < length) {
-        ssize_t n = recv(fd, octets + received, length - received, MSG_WAITALL);
+        ssize_t n = recv(c->fd, octets + received, length - received, 0);
 
         if (n <= 0)
             break;
         received += (size_t) n;
+        atomic_fetch_add(&c->received, (unsigned long) n);
     }
     return received;
 }
@@ -1678,7 +1689,7 @@ receive(int fd, unsigned char *octets, size_t length)
 static bool
 connect_library(shim_connection *c, int fd)
 {
-#ifdef __linux__
+#if SHIM_LINUX
     return dup3(fd, c->library_fd, O_CLOEXEC) >= 0;
 #else
     return dup2(fd, c->library_fd) >= 0
@@ -1719,14 +1730,14 @@ read_slow_token(shim_connection *c, struct results *results)
     size_t received, length = 0;
     int outcome;
 
-    received = receive(c->fd, header, TOKEN_HEADER);
+    received = receive(c, header, TOKEN_HEADER);
     if (received == TOKEN_HEADER && token_length(header) <= TOKEN_MAX_LENGTH)
         length = token_length(header);
     token = malloc(TOKEN_HEADER + length);
     if (token == NULL)
         return SHIM_NO_MEMORY;
     memcpy(token, header, received);
-    received += receive(c->fd, token + received, length);
+    received += receive(c, token + received, length);
     inspect_head(c, token, (ssize_t) received);
     outcome = read_from_memory(c, results, token, received);
     free(token);
@@ -1830,15 +1841,15 @@ shim_begin_noop(shim_handle *h)
 }
 
 
-/* Return the seconds since the server last sent something, or -1 where the
- * platform cannot tell.  As poll() does not wake up below the low-water
- * mark, only this tells a slow token from a stalled one. */
+/* Return the seconds since the server last sent something, or -1 elsewhere
+ * than on Linux.  As poll() does not wake up below the low-water mark, only
+ * this tells a slow token from a stalled one. */
 static double
 shim_silence(shim_handle *h)
 {
     double silence = -1;
 
-#ifdef __linux__
+#if SHIM_LINUX
     shim_connection *c = enter_connection(h);
 
     if (c != NULL) {
@@ -1855,25 +1866,24 @@ shim_silence(shim_handle *h)
 }
 
 /* Return a number that changes whenever the server has acknowledged or sent
- * something, which tells a slow transfer from a stalled one; always 0 where
- * the platform cannot tell. */
+ * something, which tells a slow transfer from a stalled one.  Elsewhere than
+ * on Linux, only while a job reads output. */
 static unsigned long long
 shim_progress(shim_handle *h)
 {
     unsigned long long progress = 0;
-
-#ifdef __linux__
     shim_connection *c = enter_connection(h);
 
     if (c != NULL) {
+#if SHIM_LINUX
         struct tcp_info info;
 
         if (c->fd >= 0 && get_tcp_info(c, &info))
             progress = info.tcpi_bytes_acked + info.tcpi_bytes_received;
+#else
+        progress = atomic_load(&c->received);
+#endif
         leave_connection(h, c);
     }
-#else
-    (void) h;
-#endif
     return progress;
 }

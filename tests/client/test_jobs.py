@@ -10,6 +10,7 @@ import signal
 import socket
 import threading
 import time
+from contextlib import contextmanager
 from pathlib import Path
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any, Callable
@@ -17,7 +18,7 @@ from typing import TYPE_CHECKING, Any, Callable
 import pytest
 from names import names
 from stages import STAGES, Stage, in_use, wait_for_release
-from support import AT_ONCE, descriptors, run_python, wait_until
+from support import AT_ONCE, LINUX_SHIM, descriptors, run_python, wait_until
 
 import remctl
 import remctl.aio
@@ -192,6 +193,16 @@ def test_stalled_tunnels(server: Server) -> None:
     mute.close()
 
 
+@contextmanager
+def retried() -> Iterator[None]:
+    """Expect an error where the shim, without Linux, cannot tell that it was reset."""
+    if LINUX_SHIM:
+        yield
+    else:
+        with pytest.raises(remctl.RemctlError, match=r"error (receiv|send)ing"):
+            yield
+
+
 def test_a_retry_asks_the_name_service_once(
     scripted: Scripted, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -199,7 +210,8 @@ def test_a_retry_asks_the_name_service_once(
     monkeypatch.setattr(random, "uniform", lambda _, most: most)
     port = scripted([["handshake", {"stop": ["reset", 0]}]], ["handshake"]).port
     with names().know("busy.invalid", LOOPBACK) as service, remctl.Remctl() as client:
-        client.open("busy.invalid", port, PRINCIPAL)
+        with retried():
+            client.open("busy.invalid", port, PRINCIPAL)
         assert service.asked == 1
 
 
@@ -220,7 +232,7 @@ def test_a_retry_may_reach_another_port(
 
     thread = threading.Thread(target=end_it)
     thread.start()
-    with remctl.Remctl() as client:
+    with remctl.Remctl() as client, retried():
         client.open(LOOPBACK, None, PRINCIPAL)
         assert client.run(["x"]).stdout == b"ok"
     thread.join()
@@ -275,7 +287,7 @@ def test_no_thread_to_be_had(server: Server, call: str) -> None:
             else:
                 client.open("127.0.0.1" if call == "open" else host, port)
         except remctl.RemctlError as error:
-            print(error)
+            print(error, flush=True)
         assert time.monotonic() - start < 600
         assert not client.opened
         client.close()
@@ -344,13 +356,14 @@ def test_a_child_forgets_the_jobs(scripted: Scripted, server: Server) -> None:
                 ended.append(str(error))
 
         def events():
-            targets = []
+            targets = []  # eventfds or, without Linux, pipes
             for fd in os.listdir("/proc/self/fd"):
                 try:
                     targets.append(os.readlink(f"/proc/self/fd/{{fd}}"))
                 except OSError:
                     pass
-            return targets.count("anon_inode:[eventfd]")
+            pipes = {{target for target in targets if target.startswith("pipe:")}}
+            return targets.count("anon_inode:[eventfd]") + len(pipes)
 
         ended = []
         before = events()

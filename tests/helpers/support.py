@@ -13,6 +13,7 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Callable, Literal
 
+from remctl._ffi import lib
 from remctl.testing import Command
 
 if TYPE_CHECKING:
@@ -26,6 +27,9 @@ HANG = 600.0
 AT_ONCE = 20.0
 
 COMMANDS = Path(__file__).parent / "commands"
+
+# Whether the shim uses what only Linux has; tests say what differs where it does not.
+LINUX_SHIM = bool(lib.SHIM_LINUX)
 
 # valgrind is slow, and runs one thread at a time.
 UNDER_VALGRIND = "vgpreload" in os.environ.get("LD_PRELOAD", "")

@@ -296,10 +296,10 @@ def times_out_without_linux() -> Iterator[None]:
     ("steps", "call"),
     [
         pytest.param(
-            [["output", {"chunk": 4, "delay": 0.05}], "status"], reads, id="output"
+            [["output", {"chunk": 4, "delay": 0.15}], "status"], reads, id="output"
         ),
         pytest.param(
-            [["output", {"repeat": 10, "chunk": 40, "delay": 0.1}], "status"],
+            [["output", {"repeat": 10, "chunk": 40, "delay": 0.2}], "status"],
             reads,
             id="many tokens",
         ),
@@ -321,7 +321,7 @@ def test_slow_but_moving_answers_do_not_time_out(
 def test_a_slow_answer_to_noop(scripted: Scripted) -> None:
     """S24: on Linux, that does not time out, either."""
     slow = scripted(
-        ["handshake", "read", ["noop", {"chunk": 4, "delay": 0.05}], "serve"]
+        ["handshake", "read", ["noop", {"chunk": 4, "delay": 0.15}], "serve"]
     )
     with remctl.Remctl(HOST, slow.port) as client:
         client.set_timeout(PATIENCE)
@@ -334,7 +334,7 @@ def test_a_slow_answer_to_noop(scripted: Scripted) -> None:
 
 def test_a_slow_token_larger_than_the_receive_memory(scripted: Scripted) -> None:
     """S24: nor does it where a job has to read."""
-    token = ["output", {"size": 1_048_500, "chunk": 70_000, "delay": 0.06}]
+    token = ["output", {"size": 1_048_500, "chunk": 70_000, "delay": 0.15}]
     slow = scripted(["handshake", "read", token, "status"])
     sock = socket.socket()
     sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
@@ -372,7 +372,7 @@ def test_a_slow_but_moving_large_write_does_not_time_out(server: Server) -> None
         far = stack.enter_context(socket.create_connection(("127.0.0.1", server.port)))
         threads = [
             threading.Thread(target=forward, args=arguments)
-            for arguments in ((near, far, 0.02), (far, near, 0))
+            for arguments in ((near, far, 0.05), (far, near, 0))
         ]
         for thread in threads:
             thread.start()

@@ -14,7 +14,7 @@ import threading
 from concurrent.futures import CancelledError
 from contextlib import suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Callable
+from typing import TYPE_CHECKING, Any, Callable, NamedTuple
 
 import pytest
 from stages import STAGES, in_use, wait_for_release
@@ -25,7 +25,7 @@ import remctl
 import remctl.aio
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Coroutine, Iterator
 
     from scripted import ScriptedServer
 
@@ -35,26 +35,31 @@ if TYPE_CHECKING:
 
 HELLO = remctl.RemctlSimpleResult(b"hello world\n", None, 0)
 
-LOOPS = ["asyncio"]
+
+class LoopKind(NamedTuple):
+    """A library's event loops."""
+
+    run: Callable[[Coroutine[Any, Any, Any]], Any]
+    new_event_loop: Callable[[], asyncio.AbstractEventLoop]
+
+
+LOOPS = {"asyncio": LoopKind(asyncio.run, asyncio.new_event_loop)}
 if sys.implementation.name == "cpython":
     import uvloop
 
-    LOOPS.append("uvloop")
+    LOOPS["uvloop"] = LoopKind(uvloop.run, uvloop.new_event_loop)
 
 
-@pytest.fixture(params=LOOPS, autouse=True)
-def event_loop_kind(request: pytest.FixtureRequest) -> Iterator[str]:
-    """Run each test with asyncio's own event loop, and with uvloop's."""
-    if request.param == "uvloop":
-        asyncio.set_event_loop_policy(uvloop.EventLoopPolicy())
-    yield request.param
-    asyncio.set_event_loop_policy(None)
+@pytest.fixture(params=LOOPS)
+def loops(request: pytest.FixtureRequest) -> LoopKind:
+    """asyncio's own event loops, and uvloop's: each test runs with both."""
+    return LOOPS[request.param]
 
 
 @pytest.fixture
-def loop(event_loop_kind: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[Loop]:
+def loop(loops: LoopKind, monkeypatch: pytest.MonkeyPatch) -> Iterator[Loop]:
     """An event loop of that kind in a thread, which TwinRemctl uses."""
-    loop = Loop()
+    loop = Loop(loops.new_event_loop())
     monkeypatch.setattr(TwinRemctl, "loop", loop, raising=False)
     yield loop
     loop.close()
@@ -63,7 +68,7 @@ def loop(event_loop_kind: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[Loop
 # Connections
 
 
-def test_a_connection(server: Server) -> None:
+def test_a_connection(server: Server, loops: LoopKind) -> None:
     """S63: enter, iterate, run, noop, leave."""
 
     async def main() -> None:
@@ -82,10 +87,12 @@ def test_a_connection(server: Server) -> None:
             await remctl.aio.remctl(server.host, server.port, command=command) == HELLO
         )
 
-    asyncio.run(main())
+    loops.run(main())
 
 
-def test_calls_that_block_after_the_loop_has_watched(server: Server) -> None:
+def test_calls_that_block_after_the_loop_has_watched(
+    server: Server, loops: LoopKind
+) -> None:
     """uvloop makes the sockets that it watches non-blocking, and leaves them so."""
     data = bytes(range(256)) * 12_000
 
@@ -102,19 +109,21 @@ def test_calls_that_block_after_the_loop_has_watched(server: Server) -> None:
                 result = await client.run(["test", "bytes", size])
                 assert len(result.stdout or b"") == size
 
-    asyncio.run(main())
+    loops.run(main())
 
 
-def test_an_object_serves_one_loop_after_another(server: Server) -> None:
+def test_an_object_serves_one_loop_after_another(
+    server: Server, loops: LoopKind
+) -> None:
     """S63: as long as no call is under way."""
     client = remctl.aio.Remctl()
-    asyncio.run(client.open(server.host, server.port))
-    assert asyncio.run(client.run(["test", "hello"])) == HELLO
+    loops.run(client.open(server.host, server.port))
+    assert loops.run(client.run(["test", "hello"])) == HELLO
     client.close()
 
 
 def test_an_object_in_use_refuses_another_loop(
-    server: Server, loop: Loop, tmp_path: Path
+    server: Server, loop: Loop, tmp_path: Path, loops: LoopKind
 ) -> None:
     """S63: RuntimeError, and the call goes on."""
     client = remctl.aio.Remctl()
@@ -125,13 +134,13 @@ def test_an_object_in_use_refuses_another_loop(
     )
     wait_until(client._in_use)
     with pytest.raises(RuntimeError, match="another event loop"):
-        asyncio.run(client.noop())
+        loops.run(client.noop())
     over.touch()
     assert call.result().status == 0
     client.close()
 
 
-def test_a_loop_that_stopped_in_a_call(scripted: Scripted) -> None:
+def test_a_loop_that_stopped_in_a_call(scripted: Scripted, loops: LoopKind) -> None:
     """Its connection is closed before another loop has the object."""
     noop = ["handshake", "read", ["sleep", {"seconds": 5}], "noop"]
     slow = scripted([*noop, "read", ["output", {"text": "two"}], "status", "hang"])
@@ -143,16 +152,15 @@ def test_a_loop_that_stopped_in_a_call(scripted: Scripted) -> None:
         await asyncio.sleep(0.3)
         return call
 
-    stopped = asyncio.new_event_loop()
+    stopped = loops.new_event_loop()
     call = stopped.run_until_complete(first())
     with pytest.raises(remctl.RemctlNotOpenedError):
-        asyncio.run(client.run(["x"]))
+        loops.run(client.run(["x"]))
     with pytest.raises(remctl.RemctlError, match="closed during the call"):
         stopped.run_until_complete(call)
     stopped.close()
 
 
-@pytest.mark.parametrize("event_loop_kind", ["asyncio"], indirect=True)
 def test_a_loop_that_stopped_between_two_tokens(server: Server) -> None:
     """What another loop's commands get is not for the call that was left there."""
     client = remctl.aio.Remctl()
@@ -184,7 +192,7 @@ def test_a_loop_that_stopped_between_two_tokens(server: Server) -> None:
     client.close()
 
 
-def test_who_waited_in_a_loop_that_stopped(server: Server) -> None:
+def test_who_waited_in_a_loop_that_stopped(server: Server, loops: LoopKind) -> None:
     """Does not disturb the loop that has the object now."""
     client = remctl.aio.Remctl()
 
@@ -210,9 +218,9 @@ def test_who_waited_in_a_loop_that_stopped(server: Server) -> None:
         errors.extend(stopped.run_until_complete(outcome))
 
     errors: list[BaseException] = []
-    stopped = asyncio.new_event_loop()
+    stopped = loops.new_event_loop()
     calls = stopped.run_until_complete(first())
-    asyncio.run(second())
+    loops.run(second())
     stopped.close()
     assert [str(error) for error in errors] == [
         "the connection was closed during the call",
@@ -221,7 +229,7 @@ def test_who_waited_in_a_loop_that_stopped(server: Server) -> None:
     client.close()
 
 
-def test_a_call_left_in_a_closed_loop(server: Server) -> None:
+def test_a_call_left_in_a_closed_loop(server: Server, loops: LoopKind) -> None:
     """Its end, by the garbage collector, does not touch the next connection."""
     client = remctl.aio.Remctl()
 
@@ -240,14 +248,14 @@ def test_a_call_left_in_a_closed_loop(server: Server) -> None:
         assert (await client.output()).output == b"awake\n"
         client.close()
 
-    abandoned = asyncio.new_event_loop()
+    abandoned = loops.new_event_loop()
     kept = [abandoned.run_until_complete(first())]
     abandoned.close()
     del abandoned
-    asyncio.run(second())
+    loops.run(second())
 
 
-def test_tasks_share_an_object(server: Server) -> None:
+def test_tasks_share_an_object(server: Server, loops: LoopKind) -> None:
     """S63: each gets its own command's result."""
 
     async def main() -> None:
@@ -258,10 +266,10 @@ def test_tasks_share_an_object(server: Server) -> None:
         for number, result in enumerate(results):
             assert str(number).encode() in (result.stdout or b"")
 
-    asyncio.run(main())
+    loops.run(main())
 
 
-def test_close_ends_a_call(server: Server) -> None:
+def test_close_ends_a_call(server: Server, loops: LoopKind) -> None:
     """With a RemctlError, at once."""
 
     async def main() -> None:
@@ -272,10 +280,10 @@ def test_close_ends_a_call(server: Server) -> None:
             with pytest.raises(remctl.RemctlError, match="closed during the call"):
                 await asyncio.wait_for(call, AT_ONCE)
 
-    asyncio.run(main())
+    loops.run(main())
 
 
-def test_flood_leaves_others_their_turn(scripted: Scripted) -> None:
+def test_flood_leaves_others_their_turn(scripted: Scripted, loops: LoopKind) -> None:
     """After each token, also where the next one is there without waiting."""
     count = 500
     output = ["output", {"size": 1, "repeat": count}]
@@ -298,10 +306,9 @@ def test_flood_leaves_others_their_turn(scripted: Scripted) -> None:
         assert len(tokens) == count + 1
         assert turns >= count
 
-    asyncio.run(main())
+    loops.run(main())
 
 
-@pytest.mark.parametrize("event_loop_kind", ["asyncio"], indirect=True)
 def test_timers_do_not_pile_up(server: Server) -> None:
     """A wait that has ended leaves nothing in the loop."""
 
@@ -351,7 +358,7 @@ def test_cancelled(name: str, scripted: Scripted, server: Server, loop: Loop) ->
     wait_for_release((before[0] + 1, before[1] + 1))
 
 
-def test_cancelled_at_random_moments(server: Server) -> None:
+def test_cancelled_at_random_moments(server: Server, loops: LoopKind) -> None:
     """Nothing is left behind: descriptors, threads."""
 
     async def one(seconds: float) -> None:
@@ -365,9 +372,9 @@ def test_cancelled_at_random_moments(server: Server) -> None:
         for _ in range(3):
             await asyncio.gather(*(one(random.uniform(0, 0.5)) for _ in range(100)))
 
-    asyncio.run(main())
+    loops.run(main())
     before = in_use()
-    asyncio.run(main())
+    loops.run(main())
     wait_for_release(before)
 
 
@@ -397,7 +404,7 @@ def test_run_returns_at_once(scripted: Scripted) -> None:
 
 
 def test_cancelling_who_waits_for_the_connection(
-    server: Server, tmp_path: Path
+    server: Server, tmp_path: Path, loops: LoopKind
 ) -> None:
     """The call that has it goes on."""
     over = tmp_path / "over"
@@ -415,10 +422,10 @@ def test_cancelling_who_waits_for_the_connection(
             assert (await call).stdout == b"waiting\ndone\n"
             assert await client.run(["test", "hello"]) == HELLO
 
-    asyncio.run(main())
+    loops.run(main())
 
 
-def test_wait_for(server: Server) -> None:
+def test_wait_for(server: Server, loops: LoopKind) -> None:
     """It ends a call and its connection; what follows is as after any lost one."""
 
     async def main() -> None:
@@ -431,12 +438,12 @@ def test_wait_for(server: Server) -> None:
             await client.open(server.host, server.port)
             assert await asyncio.wait_for(client.run(["test", "hello"]), 60) == HELLO
 
-    asyncio.run(main())
+    loops.run(main())
 
 
 if sys.version_info >= (3, 11):
 
-    def test_timeout(server: Server) -> None:
+    def test_timeout(server: Server, loops: LoopKind) -> None:
         """asyncio.timeout() bounds any number of calls together."""
 
         async def main() -> None:
@@ -450,9 +457,9 @@ if sys.version_info >= (3, 11):
                     await client.open(server.host, server.port)
                 assert await client.run(["test", "hello"]) == HELLO
 
-        asyncio.run(main())
+        loops.run(main())
 
-    def test_task_group(server: Server) -> None:
+    def test_task_group(server: Server, loops: LoopKind) -> None:
         """One that fails ends the others; the group tells why."""
 
         async def main() -> None:
@@ -472,7 +479,7 @@ if sys.version_info >= (3, 11):
             assert error.code == remctl.ErrorCode.ACCESS
             assert all(task.cancelled() for task in sleeping)
 
-        asyncio.run(asyncio.wait_for(main(), AT_ONCE))
+        loops.run(asyncio.wait_for(main(), AT_ONCE))
 
 
 # Threads
@@ -482,7 +489,7 @@ def threads() -> int:
     return len(list(Path("/proc/self/task").iterdir()))
 
 
-def test_waiting_takes_no_threads(server: Server) -> None:
+def test_waiting_takes_no_threads(server: Server, loops: LoopKind) -> None:
     """S63: a connection that waits for a slow command holds none."""
 
     async def main() -> None:
@@ -501,4 +508,4 @@ def test_waiting_takes_no_threads(server: Server) -> None:
         for client in clients:
             client.close()
 
-    asyncio.run(main())
+    loops.run(main())

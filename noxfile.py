@@ -150,13 +150,9 @@ def lint(session: nox.Session) -> None:
     session.run("pyright")
     for module in ("remctl", "_remctl"):
         session.run("pyright", "--verifytypes", module)
-    session.run(
-        "stubtest",
-        f"--mypy-config-file={ROOT}/pyproject.toml",
-        f"--allowlist={ROOT}/tests/packaging/stubtest_allowlist.txt",
-        "remctl",
-        "_remctl",
-    )
+    # Without mypy's configuration: it compares with the Python that runs.
+    allowlist = f"--allowlist={ROOT}/tests/packaging/stubtest_allowlist.txt"
+    session.run("stubtest", allowlist, "remctl", "_remctl")
 
 
 @nox.session(requires=["build"])

@@ -7,7 +7,7 @@ import os
 import subprocess
 from typing import TYPE_CHECKING, Any
 
-from k5test.realm import MITRealm
+from k5test.realm import MITRealm  # type: ignore[import-untyped]
 
 from remctl.testing._daemon import StartError, programs
 

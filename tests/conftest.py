@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import signal
 import sys
 from contextlib import ExitStack
 from pathlib import Path
@@ -39,6 +40,15 @@ hypothesis.settings.register_profile(
     suppress_health_check=[hypothesis.HealthCheck.function_scoped_fixture],
 )
 hypothesis.settings.load_profile("suite")
+
+# What pytest's caller has set for Python, or ignores (under nohup, say), is not to
+# change what the tests see.  The two that stay are set by sessions of the soak.
+for name in [name for name in os.environ if name.startswith("PYTHON")]:
+    if name not in ("PYTHONMALLOC", "PYTHONPATH"):
+        del os.environ[name]
+signal.signal(signal.SIGINT, signal.default_int_handler)
+for number in (signal.SIGQUIT, signal.SIGHUP):
+    signal.signal(number, signal.SIG_DFL)
 
 
 def pytest_report_header() -> str:

@@ -27,6 +27,7 @@ class Names:
     """The name service, which knows one name."""
 
     def __init__(self, library: ctypes.CDLL) -> None:
+        self._library = library  # PyPy unloads one that nobody refers to
         self._name = (ctypes.c_char * 256).in_dll(library, "scripted_name")
         self._addresses = (ctypes.c_char * 1024).in_dll(library, "scripted_addresses")
         self._mute = ctypes.c_int.in_dll(library, "scripted_mute")

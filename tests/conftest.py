@@ -51,6 +51,14 @@ for number in (signal.SIGQUIT, signal.SIGHUP):
     signal.signal(number, signal.SIG_DFL)
 
 
+def pytest_sessionstart() -> None:
+    """Keep Python from colouring its help and its tracebacks, but not pytest.
+
+    pytest has looked at the variable before.
+    """
+    os.environ["NO_COLOR"] = "1"
+
+
 def pytest_report_header() -> str:
     """Say which package is tested, and with what."""
     return f"remctl: {Path(remctl.__file__).parent}, {sys.implementation.name}"

@@ -602,7 +602,7 @@ def echo(text: str) -> None:
 
 @backend.command()
 def much() -> None:
-    print("x" * 100_000)
+    print("x" * 1_000_000)  # more than a buffer, which is 128 KiB from 3.14 on
 
 @backend.command()
 def closed() -> None:

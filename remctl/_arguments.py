@@ -10,6 +10,7 @@ import operator
 import os
 import socket
 from collections.abc import Awaitable, Iterator
+from encodings import idna, punycode  # noqa: F401 (so that no call has to import them)
 from enum import Enum, Flag
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, NamedTuple, SupportsIndex, Union

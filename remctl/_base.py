@@ -40,7 +40,11 @@ class RemctlBase:
 
     # Here, as close() may come before __init__(), and is called by it.
     _connection: Connection | None = None
-    _close_count = 0
+
+    # The text for error(), in a list that close() replaces: a call that began before
+    # has the old list, and does not change what error() says after close().
+    _last_error: list[str]
+    _last_error_of_call: list[str]
 
     def _configure(
         self, timeout: float | None, ccache: Ccache | None, source_ip: str | None
@@ -48,7 +52,7 @@ class RemctlBase:
         """Close the connection, if there is one, and apply the settings."""
         self.close()
         self._in_process: dict[int, Any] = {}
-        self._error = NO_ERROR
+        self._last_error = [NO_ERROR]
         self._timeout = 0.0
         self._ccache: str | None = None
         self._source_ip: str | None = None
@@ -85,10 +89,10 @@ class RemctlBase:
         name = _arguments.cache_name(ccache)
         reason = unsupported_ccache(name)
         if reason is not None:
-            self._error = reason
+            self._last_error[0] = reason
             raise RemctlError(reason)
         self._ccache = name
-        self._error = NO_ERROR
+        self._last_error[0] = NO_ERROR
 
     def set_source_ip(self, source: str) -> None:
         """Connect from another local address in later open() calls.
@@ -104,7 +108,7 @@ class RemctlBase:
 
         """
         self._source_ip = _arguments.text("source", source)
-        self._error = NO_ERROR
+        self._last_error[0] = NO_ERROR
 
     def set_timeout(self, timeout: float) -> None:
         """Set how long later calls, open() included, wait for a silent server.
@@ -129,10 +133,11 @@ class RemctlBase:
         """
         seconds = _arguments.seconds(timeout)
         if seconds < 0:
-            self._error = f"invalid timeout {timeout}"
-            raise RemctlError(self._error)
+            reason = f"invalid timeout {timeout}"
+            self._last_error[0] = reason
+            raise RemctlError(reason)
         self._timeout = seconds  # guard 51b
-        self._error = NO_ERROR
+        self._last_error[0] = NO_ERROR
 
     def close(self) -> None:
         """Close the connection, if there is one.  open() may be called again.
@@ -141,9 +146,9 @@ class RemctlBase:
         signal handler that has interrupted such a call, that call raises
         RemctlError at once.
         """
-        connection, self._connection = self._connection, None
-        self._close_count += 1
-        self._error = NOT_OPENED
+        self._last_error = [NOT_OPENED]
+        # In one step, so that a connection that another thread opens is not lost.
+        connection = vars(self).pop("_connection", None)
         if connection is not None:
             connection.close()
 
@@ -153,7 +158,7 @@ class RemctlBase:
         After close() it is "no currently open connection".  Wrong arguments
         are not failures.  Never blocks.
         """
-        return NOT_OPENED if self._is_inherited() else self._error
+        return NOT_OPENED if self._is_inherited() else self._last_error[0]
 
     @property
     def opened(self) -> bool:
@@ -163,9 +168,7 @@ class RemctlBase:
             connection is not None
             and connection.established
             and connection.usable
-            # If it is broken and not in use, interrupts have kept an earlier call
-            # from closing it, and the next call does that.
-            and (not connection.broken or self._in_use())
+            and not (connection.broken and self._is_left_broken(connection))
         )
 
     def fileno(self) -> int:
@@ -213,16 +216,27 @@ class RemctlBase:
             raise RemctlNotOpenedError(NOT_OPENED)
         return connection
 
-    def _record(self, error: BaseException) -> None:
+    def _begin_call(self) -> list[str]:
+        """Drop a connection that cannot be used; return where to record an error."""
+        if self._is_inherited():
+            self.close()
+        self._drop_broken()  # if a second interrupt has kept a call from it
+        self._last_error_of_call = self._last_error
+        return self._last_error_of_call
+
+    def _record(self, error: BaseException, last_error: list[str]) -> None:
         """Keep the text of an exception for error()."""
         if not isinstance(error, RemctlError):
-            self._error = str(error) or type(error).__name__
+            last_error[0] = str(error) or type(error).__name__
         elif not isinstance(error, RemctlNotOpenedError):
             # Otherwise the text that is kept tells why there is no connection.
-            self._error = error.value
+            last_error[0] = error.value
 
-    def _in_use(self) -> bool:
-        """Whether a call on this object is in progress."""
+    def _is_left_broken(self, connection: Connection) -> bool:
+        """Whether ``connection`` is broken, and no call that uses it is in progress.
+
+        Interrupts have kept an earlier call from closing it; the next one does that.
+        """
         raise NotImplementedError
 
     def _drop_broken(self, interrupted: bool = False) -> None:
@@ -237,10 +251,13 @@ class RemctlBase:
             self._connection = None
 
     def _open(self, server: Server, sock: socket.socket | None) -> Steps[None]:
-        if self._connection is not None:
-            self._connection.close()
+        connection = self._connection
+        if connection is not None:
+            connection.close()
         connection = self._new_connection(server)
         self._connection = connection
+        if self._last_error is not self._last_error_of_call:
+            connection.close()  # a close() since the call began has not found it
         yield from connection.open(self._timeout, sock)
 
     def _new_connection(self, server: Server) -> Connection:

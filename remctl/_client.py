@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from typing_extensions import Self
 
     from remctl._arguments import Ccache, Port
+    from remctl._connection import Connection
     from remctl._results import RemctlOutput, RemctlSimpleResult
     from remctl._waiting import Steps
 
@@ -331,18 +332,14 @@ class Remctl(RemctlBase):
             # the release of its lock leaves the lock held.
             lock.release()
         with lock:  # guard 6
-            if self._is_inherited():
-                self.close()
-            self._drop_broken()  # if a second interrupt has kept a call from it
-            close_count = self._close_count
+            last_error = self._begin_call()
             try:
                 result = function()
-                self._error = NO_ERROR
+                last_error[0] = NO_ERROR
                 return result  # noqa: TRY300 (so that no token is lost)
             except BaseException as error:
                 try:
-                    if self._close_count == close_count:
-                        self._record(error)
+                    self._record(error, last_error)
                 finally:
                     self._drop_broken(interrupted=not isinstance(error, RemctlError))
                 raise
@@ -365,14 +362,16 @@ class Remctl(RemctlBase):
         """Whether a call on this object waits, in any thread or greenlet."""
         return bool(self._waiting is not None and self._waiting.gi_running)
 
-    def _in_use(self) -> bool:
-        """Whether a call on this object is in progress, in any thread."""
+    def _is_left_broken(self, connection: Connection) -> bool:
         if self._interrupted_call() or self._is_waiting():
-            return True
-        if not self._lock.acquire(blocking=False):
-            return True
-        self._lock.release()
-        return False
+            return False
+        lock = self._lock
+        if not lock.acquire(blocking=False):
+            return False  # a call in another thread uses it
+        try:
+            return connection.broken
+        finally:
+            lock.release()
 
 
 def holds(lock: threading.RLock) -> bool:

@@ -115,7 +115,8 @@ class Connection:
 
     def fileno(self) -> int:
         """Return the connection's descriptor, -1 if there is none."""
-        return -1 if self._handle is None else lib.shim_fileno(self._handle)
+        handle = self._handle
+        return -1 if handle is None else lib.shim_fileno(handle)
 
     def close(self) -> None:
         """Close the connection without blocking.  Any thread may call this.

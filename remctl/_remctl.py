@@ -198,9 +198,10 @@ def _refusal(command: list[bytes]) -> str | None:
 def _client(handle: Handle) -> Remctl:
     if not isinstance(handle, Handle):
         raise TypeError("not a handle from remctl_new()")
-    if handle.client is None:
+    client = handle.client
+    if client is None:
         raise ValueError("the handle is closed")
-    return handle.client
+    return client
 
 
 def _succeeds(

@@ -44,6 +44,7 @@ if TYPE_CHECKING:
     from typing_extensions import Self
 
     from remctl._arguments import Ccache, Port
+    from remctl._connection import Connection
     from remctl._results import RemctlOutput, RemctlSimpleResult
     from remctl._waiting import Steps
 
@@ -210,52 +211,87 @@ class Remctl(RemctlBase):
         self, function: Callable[..., Steps[T]], *arguments: object
     ) -> T:
         """Drive the steps of ``function`` while no other task uses the connection."""
-        state = self._loop_state
-        lock = self._lock_of_this_loop()
+        loop, holds = asyncio.get_running_loop(), self._holds
+        last = holds.last()
+        lock = (last.lock if last.loop is loop else None) or asyncio.Lock()
         async with lock:
-            if state.lock is not lock:
-                raise RuntimeError("another event loop has taken the object over")
-            if self._is_inherited():
-                self.close()
-            close_count = self._close_count
+            hold = Hold(loop, lock)
+            if not holds.take(hold).ended:
+                self.close()  # its loop was stopped in the middle of a call
+            last_error = self._begin_call()
             try:
                 result = await drive(function(*arguments))
             except BaseException as error:
-                if state.lock is lock:  # otherwise the connection is another loop's
-                    if self._close_count == close_count:
-                        self._record(error)
+                self._record(error, last_error)
+                if hold.next is None:  # otherwise the connection is another loop's
                     self._drop_broken(interrupted=not isinstance(error, RemctlError))
                 raise
-            self._error = NO_ERROR
+            finally:
+                hold.ended = True
+            last_error[0] = NO_ERROR
             return result
 
-    def _lock_of_this_loop(self) -> asyncio.Lock:
-        loop, state = asyncio.get_running_loop(), self._loop_state
-        if state.lock is None or state.loop is not loop:
-            if self._in_use():
-                if state.loop is not None and state.loop.is_running():
-                    raise RuntimeError("the object is in use in another event loop")
-                self.close()  # its loop was stopped in the middle of a call
-            state.loop, state.lock = loop, asyncio.Lock()
-        return state.lock
-
-    def _in_use(self) -> bool:
-        """Whether a call on this object is in progress."""
-        lock = self._loop_state.lock
-        return lock is not None and lock.locked()
+    def _is_left_broken(self, connection: Connection) -> bool:
+        last = self._holds.last()
+        return last.ended and connection.broken and self._holds.last() is last
 
     @property
-    def _loop_state(self) -> LoopState:
-        return self._of_this_process(LoopState)
+    def _holds(self) -> Holds:
+        return self._of_this_process(Holds)
 
 
-class LoopState:
-    """The event loop in which an object was last used, and the lock for its calls."""
+class Hold:
+    """A call's hold on an object."""
+
+    # The hold that has come after this one.
+    next: Hold | None = None
+
+    def __init__(
+        self,
+        loop: asyncio.AbstractEventLoop | None = None,
+        lock: asyncio.Lock | None = None,
+    ) -> None:
+        """Hold it for a call in ``loop``, where ``lock`` is held; or for none."""
+        self.loop = loop
+        self.lock = lock
+        self.ended = loop is None
+
+    def goes_on(self) -> bool:
+        """Whether its call has not ended, and its loop has not been stopped."""
+        return not self.ended and self.loop is not None and self.loop.is_running()
+
+
+class Holds:
+    """The holds on an object, each linked to the one after it.
+
+    Two event loops, in two threads, may come for the object at the same time.
+    """
 
     def __init__(self) -> None:
-        """Begin with no loop."""
-        self.loop: asyncio.AbstractEventLoop | None = None
-        self.lock: asyncio.Lock | None = None
+        """Begin with a hold that is over."""
+        self._last = Hold()
+
+    def last(self) -> Hold:
+        """Return the last hold."""
+        hold = self._last
+        while hold.next is not None:
+            hold = hold.next
+        self._last = hold
+        return hold
+
+    def take(self, hold: Hold) -> Hold:
+        """Add ``hold``, and return the one before.
+
+        Raises RuntimeError if a call in another event loop is in progress.
+        """
+        last = self.last()
+        # With our lock, it is one that an interrupt has kept from being ended.
+        in_use = last.goes_on() and last.lock is not hold.lock
+        # In one step, so that one loop gets the object, and an interrupt cannot keep it
+        # from all of them.
+        if in_use or vars(last).setdefault("next", hold) is not hold:
+            raise RuntimeError("the object is in use in another event loop")
+        return last
 
 
 class Tokens:

@@ -56,6 +56,11 @@ def loops(request: pytest.FixtureRequest) -> LoopKind:
     return LOOPS[request.param]
 
 
+def in_call(client: remctl.aio.Remctl) -> bool:
+    """Whether a call on ``client`` has begun and has not ended."""
+    return not client._holds.last().ended
+
+
 @pytest.fixture
 def loop(loops: LoopKind, monkeypatch: pytest.MonkeyPatch) -> Iterator[Loop]:
     """An event loop of that kind in a thread, which TwinRemctl uses."""
@@ -132,7 +137,7 @@ def test_an_object_in_use_refuses_another_loop(
     call = asyncio.run_coroutine_threadsafe(
         client.run(["test", "wait-for", over]), loop.loop
     )
-    wait_until(client._in_use)
+    wait_until(lambda: in_call(client))
     with pytest.raises(RuntimeError, match="another event loop"):
         loops.run(client.noop())
     over.touch()
@@ -183,7 +188,7 @@ def test_a_loop_that_stopped_between_two_tokens(server: Server) -> None:
     call = stopped.create_task(client.output())
     stopped.call_soon(stopped.stop)
     stopped.run_forever()
-    assert client._in_use()
+    assert in_call(client)
     asyncio.run(second())
     with suppress(remctl.RemctlError):
         stopped.run_until_complete(call)
@@ -224,7 +229,7 @@ def test_who_waited_in_a_loop_that_stopped(server: Server, loops: LoopKind) -> N
     stopped.close()
     assert [str(error) for error in errors] == [
         "the connection was closed during the call",
-        "another event loop has taken the object over",
+        "the object is in use in another event loop",
     ]
     client.close()
 
@@ -343,11 +348,11 @@ def test_cancelled(name: str, scripted: Scripted, server: Server, loop: Loop) ->
         thread = threading.Thread(target=call)
         thread.start()
         stage.arrived()
-        wait_until(client._in_use)
+        wait_until(lambda: in_call(client))
         loop.cancel()
         thread.join(AT_ONCE)
         assert [type(error) for error in raised] == [CancelledError]
-        wait_until(lambda: not client._in_use(), AT_ONCE)
+        wait_until(lambda: not in_call(client), AT_ONCE)
         assert not client.opened
         with pytest.raises(remctl.RemctlNotOpenedError):
             client.output()

@@ -30,6 +30,8 @@ import atexit, gc, os, signal, sys, threading, time
 from pathlib import Path
 import remctl
 
+# Its module is imported now: a daemon thread that imports can block the exit.
+remctl.Remctl
 host, port, file = sys.argv[1], int(sys.argv[2]), Path(sys.argv[3])
 
 # At its exit a forked child would wait for its parent's watchdog.

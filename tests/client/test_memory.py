@@ -390,7 +390,7 @@ def closed_port() -> Iterator[int]:
 
 @pytest.mark.parametrize("name", FAILING)
 def test_nothing_is_left_of_failed_opens(
-    name: str, server: Server, scripted: Start, closed_port: int
+    name: str, server: Server, scripted: Start, closed_port: int, tmp_path: Path
 ) -> None:
     """Descriptors and threads are as before."""
     text, steps = FAILING[name]
@@ -405,7 +405,7 @@ def test_nothing_is_left_of_failed_opens(
     elif name == "unknown host":
         host = "a..b"
     elif name == "no tickets":
-        options["ccache"] = "FILE:/nonexistent"
+        options["ccache"] = f"FILE:{tmp_path}/none"
     elif name == "unknown principal":
         principal = "nobody@KRBTEST.COM"
     if name == "time-out":

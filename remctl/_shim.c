@@ -380,14 +380,14 @@ restore_signals(const struct signal_guard *guard)
 
         sigemptyset(&sigpipe);
         sigaddset(&sigpipe, SIGPIPE);
-#if defined(__APPLE__) || defined(REMCTL_PORTABLE)
-        int taken;
-
-        sigwait(&sigpipe, &taken);
-#else
+#if SHIM_LINUX
         const struct timespec now = {0, 0};
 
         sigtimedwait(&sigpipe, NULL, &now);
+#else
+        int taken;
+
+        sigwait(&sigpipe, &taken);
 #endif
     }
     pthread_sigmask(SIG_SETMASK, &guard->previous, NULL);

@@ -587,6 +587,73 @@ struct work {
     size_t count;
 };
 
+static int
+open_memory_file(void)
+{
+#if SHIM_LINUX
+    return memfd_create("remctl", MFD_CLOEXEC);
+#else
+    char name[] = "/tmp/remctl-XXXXXX";
+    int fd = mkstemp(name);
+
+    if (fd >= 0) {
+        unlink(name);
+        fcntl(fd, F_SETFD, FD_CLOEXEC);
+    }
+    return fd;
+#endif
+}
+
+/* The sockets that libraries make must not become standard descriptors, either:
+ * libremctl's own, and those that libkrb5 and the name service ask with.  So
+ * closed ones are filled with empty files while a job runs. */
+struct placeholders {
+    int count;
+    int fds[FIRST_DESCRIPTOR];
+    struct stat files[FIRST_DESCRIPTOR];
+};
+
+static void
+fill_standard_descriptors(struct placeholders *placeholders)
+{
+    int fd;
+
+    placeholders->count = 0;
+    while (placeholders->count < FIRST_DESCRIPTOR) {
+        fd = open_memory_file();
+        if (fd < 0)
+            return;
+        if (fd >= FIRST_DESCRIPTOR
+            || fstat(fd, &placeholders->files[placeholders->count]) < 0) {
+            close(fd);
+            return;
+        }
+        placeholders->fds[placeholders->count++] = fd;
+    }
+}
+
+/* Does not close files that the program has meanwhile opened at these
+ * numbers. */
+static void
+free_standard_descriptors(const struct placeholders *placeholders)
+{
+    int i;
+
+    for (i = 0; i < placeholders->count; i++)
+        if (is_same_file(placeholders->fds[i], &placeholders->files[i]))
+            close(placeholders->fds[i]);
+}
+
+static void
+call_function(struct work *work)
+{
+    struct placeholders placeholders;
+
+    fill_standard_descriptors(&placeholders); /* guard 63b */
+    work->outcome = work->function(work);
+    free_standard_descriptors(&placeholders);
+}
+
 /* Call the function in a thread, unless the caller has left or closed the
  * connection while the job was in the queue.  In protocol 1 there is no
  * socket that close() could have shut down, so a command would still be run. */
@@ -599,12 +666,12 @@ run_work(struct job *job)
     work->outcome = SHIM_CLOSED;
     if (c == NULL) {
         if (!is_abandoned(job))
-            work->outcome = work->function(work);
+            call_function(work);
         return;
     }
     begin_call(c);
     if (!is_abandoned(job) && !atomic_load(&c->closing))
-        work->outcome = work->function(work);
+        call_function(work);
     end_call(c);
     release_connection(c);
 }
@@ -1219,63 +1286,6 @@ shim_was_reset(shim_handle *h)
     return reset;
 }
 
-static int
-open_memory_file(void)
-{
-#if SHIM_LINUX
-    return memfd_create("remctl", MFD_CLOEXEC);
-#else
-    FILE *file = tmpfile();
-    int fd;
-
-    if (file == NULL)
-        return -1;
-    fd = fcntl(fileno(file), F_DUPFD_CLOEXEC, FIRST_DESCRIPTOR);
-    fclose(file);
-    return fd;
-#endif
-}
-
-/* libremctl's own socket must not become a standard descriptor, either:
- * those that are closed are filled with empty files while it makes the
- * socket. */
-struct placeholders {
-    int count;
-    int fds[FIRST_DESCRIPTOR];
-    struct stat files[FIRST_DESCRIPTOR];
-};
-
-static void
-fill_standard_descriptors(struct placeholders *placeholders)
-{
-    int fd;
-
-    placeholders->count = 0;
-    while (placeholders->count < FIRST_DESCRIPTOR) {
-        fd = open_memory_file();
-        if (fd < 0)
-            return;
-        if (fd >= FIRST_DESCRIPTOR
-            || fstat(fd, &placeholders->files[placeholders->count]) < 0) {
-            close(fd);
-            return;
-        }
-        placeholders->fds[placeholders->count++] = fd;
-    }
-}
-
-/* Does not close files that the program has meanwhile opened at these
- * numbers. */
-static void
-free_standard_descriptors(const struct placeholders *placeholders)
-{
-    int i;
-
-    for (i = 0; i < placeholders->count; i++)
-        if (is_same_file(placeholders->fds[i], &placeholders->files[i]))
-            close(placeholders->fds[i]);
-}
-
 /* Whether select(), which libremctl uses for time-outs, takes all
  * descriptors that this process can have: it overflows its sets with larger
  * ones. */
@@ -1296,12 +1306,10 @@ open_protocol1(struct work *work)
 {
     shim_connection *c = work->connection;
     struct signal_guard guard;
-    struct placeholders placeholders;
     int outcome;
 
     if (select_takes_any_descriptor()) /* guard 3 */
         remctl_set_timeout(c->remctl, work->timeout);
-    fill_standard_descriptors(&placeholders); /* guard 63b */
     block_signals(&guard);
     if (!remctl_open(c->remctl, c->host, work->port, c->principal))
         outcome = fail_as_libremctl(c, &work->results);
@@ -1311,7 +1319,6 @@ open_protocol1(struct work *work)
     else
         outcome = SHIM_OK;
     restore_signals(&guard);
-    free_standard_descriptors(&placeholders);
     return outcome;
 }
 

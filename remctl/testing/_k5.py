@@ -52,7 +52,9 @@ class K5Realm(MITRealm):  # type: ignore[misc]  # k5test has no annotations
                 "dns_lookup_realm": "false",
                 "qualify_shortname": '""',
                 "rdns": "false",
+                # TCP always: by MIT's library, and by Heimdal's.
                 "udp_preference_limit": "1",
+                "large_message_size": "0",
             },
             "realms": {self.realm: {"kdc": f"{ADDRESS}:{port}"}},
             "domain_realm": {"localhost": self.realm},

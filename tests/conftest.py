@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Callable
 
 import hypothesis
 import pytest
+from kerberos import forget_configuration
 from scripted import ScriptedServer, ScriptedServers
 from support import UNDER_VALGRIND, commands
 from twin import (
@@ -85,6 +86,8 @@ def _environment(realm: Realm) -> Iterator[None]:
                 os.environ[name] = before[name]
             else:
                 del os.environ[name]
+            if name == "KRB5_CONFIG":
+                forget_configuration()
 
 
 @pytest.fixture(scope="session")

@@ -277,7 +277,10 @@ HAZARDS: dict[int, Hazard] = {
     25: Hazard(
         "krb5 fills a missing cache from a client keytab, as whoever that is",
         "the user is told",
-        ["client/test_client.py::test_missing_ccache_is_noticed_by_open"],
+        [
+            "client/test_client.py::test_missing_ccache_is_noticed_by_open",
+            "client/test_identity.py::test_a_client_keytab_fills_a_missing_cache",
+        ],
         said="unless there is a client keytab",
     ),
     26: Hazard(

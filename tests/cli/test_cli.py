@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Callable, NamedTuple
 
 import pytest
+from kerberos import HEIMDAL
 from stages import PRINCIPAL
 from support import HANG, run_python, wait_until
 
@@ -216,10 +217,15 @@ def side_by_side(port: int, arguments: list[str | bytes], **options: Any) -> Any
     """Run Debian's client and ours; return both outcomes."""
     port_option = ["-p", str(port)]
     words = [str(port) if word == "PORT" else word for word in arguments]
-    return [
+    both = [
         run(*port_option, *words, client=client, **options)
         for client in (("remctl",), tuple(OURS))
     ]
+    if HEIMDAL:  # Debian's has MIT's library, which says the same in other words
+        for finished in both:
+            words_of_library = rb"(?m)(?<=GSS-API error initializing context: ).*"
+            finished.stderr = re.sub(words_of_library, b"...", finished.stderr)
+    return both
 
 
 @pytest.mark.parametrize("name", SAME)
@@ -1018,7 +1024,7 @@ EFFECTS = {
     "-f": Effect(["FILE"], ["args"], "from the file"),
     "-h": Effect([], ["silent"], "usage: python -m remctl", 1, 1),
     "-p": Effect(["1"], ["silent"], r"cannot connect to \S+ \(port 1\)"),
-    "-s": Effect(["nobody"], ["silent"], "nobody@KRBTEST.COM not found"),
+    "-s": Effect(["nobody"], ["silent"], "nobody@KRBTEST.COM"),
     "-t": Effect(["0.3"], ["sleep", "1"], "timed out"),
     "-v": Effect([], ["silent"], r"remctl-cffi \d", 1, 1),
     "--progress": Effect([], ["silent"], r"\[#{30}\] 2/2 hosts", 0, 1),

@@ -911,7 +911,7 @@ def test_sock_is_closed_when_open_fails(server: Server) -> None:
     before = descriptors()
     client = remctl.Remctl()
     sock = socket.create_connection(("127.0.0.1", server.port))
-    with pytest.raises(remctl.RemctlError, match="Server nobody@"):
+    with pytest.raises(remctl.RemctlError, match=r"\bnobody@"):
         client.open("localhost", None, "nobody", sock=sock)
     assert sock.fileno() == -1
     assert not client.opened

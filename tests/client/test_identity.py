@@ -13,6 +13,7 @@ from random import Random
 from typing import TYPE_CHECKING, Any, Callable
 
 import pytest
+from kerberos import HEIMDAL
 from support import HANG
 
 import remctl
@@ -152,7 +153,7 @@ def test_another_bindings_cache_is_not_ours(
     server: Server, realm: Realm, caches: Caches
 ) -> None:
     """Hazard 26: gss_krb5_ccache_name() in a thread is for that thread's own calls."""
-    library = ctypes.CDLL("libgssapi_krb5.so.2")
+    library = ctypes.CDLL("libgssapi.so.3" if HEIMDAL else "libgssapi_krb5.so.2")
     with ThreadPoolExecutor(1) as pool:
         set_name = partial(
             library.gss_krb5_ccache_name,
@@ -162,6 +163,20 @@ def test_another_bindings_cache_is_not_ours(
         )
         assert pool.submit(set_name).result() == 0
         assert pool.submit(one_shot, server, None).result() == realm.user
+
+
+def test_a_client_keytab_fills_a_missing_cache(
+    server: Server, realm: Realm, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Hazard 25: with MIT's library; Heimdal's knows no client keytabs."""
+    keytab = realm.extract_keytab("bob", tmp_path / "bob.keytab")
+    monkeypatch.setenv("KRB5_CLIENT_KTNAME", str(keytab))
+    missing = str(tmp_path / "none")
+    if HEIMDAL:
+        with pytest.raises(remctl.RemctlError, match="importing ticket cache"):
+            one_shot(server, missing)
+    else:
+        assert one_shot(server, missing) == realm.principal("bob")
 
 
 def set_ccache(client: remctl.Remctl, realm: Realm, bob: str) -> None:

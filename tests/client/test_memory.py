@@ -367,8 +367,8 @@ def test_nothing_is_left_of_300_connections(server: Server) -> None:
 FAILING: dict[str, tuple[str, list[Any]]] = {
     "refused": ("cannot connect", []),
     "unknown host": ("unknown host", []),
-    "no tickets": ("No credentials cache", []),
-    "unknown principal": ("not found", []),
+    "no tickets": ("importing ticket cache", []),
+    "unknown principal": ("nobody@KRBTEST.COM", []),
     "handshake broken off": (
         "unexpected end of file",
         [["handshake", {"stop": ["close", 2]}]],

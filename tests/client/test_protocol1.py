@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Callable
 
 import pytest
+from kerberos import forget_configuration
 from stages import blocked, in_use, wait_for_release
 from support import run_python, wait_until
 
@@ -243,9 +244,13 @@ def default_cache(realm: Realm, tmp_path: Path) -> str:
     conf = Path(os.environ["KRB5_CONFIG"]).read_text(encoding="utf-8")
     own_conf = tmp_path / "krb5.conf"
     own_conf.write_text(
-        f"[libdefaults]\ndefault_ccache_name = FILE:{cache}\n{conf}", encoding="utf-8"
+        # By MIT's name, and by Heimdal's.
+        f"[libdefaults]\ndefault_ccache_name = FILE:{cache}\n"
+        f"default_cc_name = FILE:{cache}\n{conf}",
+        encoding="utf-8",
     )
     os.environ["KRB5_CONFIG"] = str(own_conf)
+    forget_configuration()
     del os.environ["KRB5CCNAME"]
     return cache
 
@@ -381,9 +386,7 @@ def test_a_socket_cannot_serve_protocol_1(scripted: Scripted, server: Server) ->
         pytest.param(["close"], "unexpected end of file", 0, id="no answer"),
         pytest.param(["read", "close"], "unexpected end of file", 1, id="no MIC"),
         pytest.param(["read", "reset"], "unexpected end of file", 1, id="reset"),
-        pytest.param(
-            ["read", ["mic", {"kind": "bad"}]], "Message Integrity", 1, id="bad MIC"
-        ),
+        pytest.param(["read", ["mic", {"kind": "bad"}]], "MIC", 1, id="bad MIC"),
         pytest.param(
             ["read", ["mic", {"kind": "missing"}], "result1"],
             "invalid token format",

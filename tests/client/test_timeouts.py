@@ -170,16 +170,17 @@ def test_a_mute_kdc_times_out(realm: Realm, server: Server, tmp_path: Path) -> N
         conf = tmp_path / "krb5.conf"
         conf.write_text(
             f"[libdefaults]\n default_realm = {realm.name}\n"
-            " dns_canonicalize_hostname = false\n udp_preference_limit = 1\n"
+            " dns_canonicalize_hostname = false\n"
+            " udp_preference_limit = 1\n large_message_size = 0\n"
             f"[realms]\n {realm.name} = {{\n  kdc = 127.0.0.1:{port}\n }}\n"
         )
+        remctl.Remctl("localhost", server.port).close()  # its ticket is cached now
         # In a process of its own, as libkrb5 goes on waiting in a thread.
         result = run_python(
             """
             import os, sys, time, remctl
             port, cache, conf, timeout = sys.argv[1:]
-            client = remctl.Remctl("localhost", port)  # its tickets are cached now
-            client.set_timeout(float(timeout))
+            client = remctl.Remctl(timeout=float(timeout))
             client.set_ccache(cache)
             os.environ["KRB5_CONFIG"] = conf
             start = time.monotonic()

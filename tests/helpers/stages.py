@@ -20,6 +20,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Callable, NamedTuple
 
+from kerberos import forget_configuration
 from names import names
 from support import descriptors, wait_until
 
@@ -127,6 +128,7 @@ def asking_kdc(_: Callable[..., ScriptedServer]) -> Iterator[Stage]:
             re.sub(r"(kdc = 127.0.0.1):\d+", rf"\1:{kdc_port}", conf.read_text())
         )
         os.environ["KRB5_CONFIG"] = str(mute_conf)
+        forget_configuration()
 
         def call(client: Remctl) -> None:
             client.open("127.0.0.1", server.getsockname()[1], "nobody@KRBTEST.COM")

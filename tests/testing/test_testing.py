@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from kerberos import applied
 from support import HANG, run_python, wait_until
 
 import remctl
@@ -221,14 +222,14 @@ def test_realms_beside_each_other() -> None:
         assert one.directory != two.directory
         servers = [one.server({"test who": "echo one"}), two.server(HELLO)]
         with servers[0] as first, servers[1] as second:
-            with one.applied():
+            with applied(one):
                 assert stdout(first, "test", "who") == "one\n"
                 with pytest.raises(remctl.RemctlProtocolError, match="GSS-API error"):
                     run(second, "test", "hello")
-            with two.applied():
+            with applied(two):
                 assert stdout(second, "test", "hello") == "hello\n"
         two.__exit__(None, None, None)
-        with one.applied(), one.server(HELLO) as third:
+        with applied(one), one.server(HELLO) as third:
             assert stdout(third, "test", "hello") == "hello\n"
 
 
@@ -242,7 +243,7 @@ def test_a_forked_child_does_not_end_the_realm(temporary: Path) -> None:
             os._exit(0)
         assert os.waitpid(child, 0)[1] == 0
         assert running(realm.kdc_pid)
-        with realm.applied():
+        with applied(realm):
             assert stdout(server, "test", "hello") == "hello\n"
     assert list(temporary.iterdir()) == []
 
@@ -340,7 +341,7 @@ def test_a_directory_with_a_space(
     directory = tmp_path / "a directory"
     directory.mkdir()
     monkeypatch.setattr(tempfile, "tempdir", str(directory))
-    with Realm() as realm, realm.applied():
+    with Realm() as realm, applied(realm):
         with realm.server({"test echo": Path("/bin/echo")}) as server:
             assert stdout(server, "test", "echo") == "echo\n"
         with pytest.raises(ValueError, match="TMPDIR, must be one word"):

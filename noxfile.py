@@ -234,6 +234,13 @@ def client_tests(names: str) -> list[str]:
     return [f"{ROOT}/tests/client/test_{name}.py" for name in names.split()]
 
 
+def find_extension(session: nox.Session) -> Path:
+    """Return the path of the extension of the package that is installed."""
+    pattern = "lib/python3*/site-packages/remctl/_remctl_cffi*.so"
+    (extension,) = Path(session.virtualenv.location).glob(pattern)
+    return extension
+
+
 def find_helpers(session: nox.Session) -> None:
     """Let programs in tests/soak import what tests import."""
     session.env["PYTHONPATH"] = f"{ROOT}/tests/helpers:{ROOT}/tests"
@@ -283,15 +290,12 @@ def sanitized(session: nox.Session, sanitizer: str) -> None:
     session.env["CFLAGS"] = f"-g -O1 -fno-omit-frame-pointer {flags}"
     session.env["LDFLAGS"] = flags
     install(session, "test", package=find("*.tar.gz"))
-    environment = Path(session.virtualenv.location)
-    (extension,) = environment.glob(
-        "lib/python3*/site-packages/remctl/_remctl_cffi*.so"
-    )
+    extension = find_extension(session)
     symbols = subprocess.check_output(["nm", "-D", str(extension)], text=True)
     if chosen["symbol"] not in symbols:
         session.error(f"{extension} is not instrumented")
     have_python_begin_with(session, chosen["libraries"])
-    reports = environment / "reports"
+    reports = Path(session.virtualenv.location) / "reports"
     reports.mkdir()
     settings = {
         # A report that comes at the end of a process leaves its exit status alone.
@@ -371,6 +375,50 @@ def compilers(session: nox.Session) -> None:
     for compiler in ("gcc", "clang", "musl-gcc"):
         session.run(compiler, *command, external=True)
         session.run(compiler, "-DREMCTL_PORTABLE", *command, external=True)
+
+
+# Debian's source of libremctl; its binary packages are built with MIT Kerberos.
+LIBREMCTL = "http://deb.debian.org/debian/pool/main/r/remctl/remctl_3.18.orig.tar.xz"
+LIBREMCTL_HASH = (
+    "SHA256:69980a0058c848f4d1117121cc9153f2daace5561d37bfdb061473f035fc35ef"
+)
+
+
+def build_libremctl(session: nox.Session, krb5_config: str) -> Path:
+    """Build libremctl with the Kerberos library that ``krb5_config`` tells of.
+
+    Returns the directory with its include and lib.
+    """
+    directory = Path(session.virtualenv.location) / "libremctl"
+    shutil.rmtree(directory, ignore_errors=True)
+    directory.mkdir()
+    archive = str(directory / "source.tar.xz")
+    download = ["/usr/lib/apt/apt-helper", "download-file", LIBREMCTL, archive]
+    session.run(*download, LIBREMCTL_HASH, external=True)
+    session.run("python", "-m", "tarfile", "--extract", archive, str(directory))
+    with session.chdir(directory / "remctl-3.18"):
+        options = ["-q", f"--prefix={directory}", "--disable-static"]
+        options.append(f"PATH_KRB5_CONFIG={shutil.which(krb5_config)}")
+        session.run("./configure", *options, external=True)
+        targets = ["install-libLTLIBRARIES", "install-includeHEADERS"]
+        session.run("make", "-s", *targets, silent=True, external=True)
+    return directory
+
+
+@nox.session(requires=["build"], tags=["soak"])
+def heimdal(session: nox.Session) -> None:
+    """Run the client's tests with Heimdal's library; KDC and servers stay MIT's."""
+    directory = build_libremctl(session, "krb5-config.heimdal")
+    session.env["REMCTL_INCLUDE_DIR"] = str(directory / "include")
+    session.env["REMCTL_LIB_DIR"] = str(directory / "lib")
+    install(session, "test", package=find("*.tar.gz"))
+    extension = find_extension(session)
+    libraries = subprocess.check_output(["ldd", str(extension)], text=True)
+    if "libgssapi.so.3" not in libraries or "libgssapi_krb5" in libraries:
+        session.error(f"{extension} is not linked with Heimdal:\n{libraries}")
+    leave_clone(session)
+    directories = [f"{ROOT}/tests/{name}" for name in ("client", "cli", "testing")]
+    session.run(*PYTEST, *directories, *session.posargs)
 
 
 @nox.session(requires=["build"], tags=["soak"])

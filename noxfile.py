@@ -377,11 +377,23 @@ def compilers(session: nox.Session) -> None:
         session.run(compiler, "-DREMCTL_PORTABLE", *command, external=True)
 
 
-# Debian's source of libremctl; its binary packages are built with MIT Kerberos.
-LIBREMCTL = "http://deb.debian.org/debian/pool/main/r/remctl/remctl_3.18.orig.tar.xz"
-LIBREMCTL_HASH = (
-    "SHA256:69980a0058c848f4d1117121cc9153f2daace5561d37bfdb061473f035fc35ef"
-)
+def download_source(session: nox.Session, package: str, directory: Path) -> Path:
+    """Download a source from where the system has its packages from, and unpack it."""
+    lists = directory / "lists"
+    lists.mkdir()
+    line = "deb-src $(SITE) $(RELEASE) $(COMPONENT)"
+    targets = ["apt-get", "indextargets", "--format", line, "Created-By: Packages"]
+    sources = directory / "sources.list"
+    sources.write_text(subprocess.check_output(targets, text=True))
+    apt = ["apt-get", "-q", "-o", f"Dir::Etc::SourceList={sources}"]
+    apt += ["-o", "Dir::Etc::SourceParts=-", "-o", f"Dir::State::Lists={lists}"]
+    session.run(*apt, "update", silent=True, external=True)
+    with session.chdir(directory):
+        session.run(*apt, "source", "--tar-only", package, silent=True, external=True)
+    (archive,) = directory.glob("*.orig.tar.*")
+    session.run("python", "-m", "tarfile", "--extract", str(archive), str(directory))
+    (source,) = directory.glob(f"{package}-*")
+    return source
 
 
 def build_libremctl(session: nox.Session, krb5_config: str) -> Path:
@@ -392,11 +404,7 @@ def build_libremctl(session: nox.Session, krb5_config: str) -> Path:
     directory = Path(session.virtualenv.location) / "libremctl"
     shutil.rmtree(directory, ignore_errors=True)
     directory.mkdir()
-    archive = str(directory / "source.tar.xz")
-    download = ["/usr/lib/apt/apt-helper", "download-file", LIBREMCTL, archive]
-    session.run(*download, LIBREMCTL_HASH, external=True)
-    session.run("python", "-m", "tarfile", "--extract", archive, str(directory))
-    with session.chdir(directory / "remctl-3.18"):
+    with session.chdir(download_source(session, "remctl", directory)):
         options = ["-q", f"--prefix={directory}", "--disable-static"]
         options.append(f"PATH_KRB5_CONFIG={shutil.which(krb5_config)}")
         session.run("./configure", *options, external=True)

@@ -11,6 +11,7 @@ import re
 import shutil
 import subprocess
 import sys
+import sysconfig
 import zipfile
 from pathlib import Path
 from types import ModuleType
@@ -179,12 +180,16 @@ def test_extra_and_plugin_for_tests() -> None:
 
 
 def test_extension_serves_all_versions(wheel: Path) -> None:
-    """One abi3 wheel serves CPython 3.9 and later; PyPy has its own."""
+    """One abi3 wheel serves CPython 3.9 and later; others have their own."""
     files = zipfile.ZipFile(wheel).namelist()
     (name,) = (file for file in files if file.endswith(".so"))
     tag = "-".join(wheel.stem.split("-")[2:])
     if sys.implementation.name == "pypy":
         assert (".pypy" in name, tag[:2]) == (True, "pp")
+    elif sysconfig.get_config_var("Py_GIL_DISABLED"):
+        version = "cp{}{}".format(*sys.version_info)
+        assert name == f"remctl/_remctl_cffi{sysconfig.get_config_var('EXT_SUFFIX')}"
+        assert tag.startswith(f"{version}-{version}t-")
     else:
         assert (name, tag[:10]) == ("remctl/_remctl_cffi.abi3.so", "cp39-abi3-")
 

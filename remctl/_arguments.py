@@ -10,7 +10,6 @@ import operator
 import os
 import socket
 from collections.abc import Awaitable, Iterator
-from encodings import idna, punycode  # noqa: F401 (so that no call has to import them)
 from enum import Enum, Flag
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, NamedTuple, SupportsIndex, Union
@@ -71,6 +70,10 @@ def cache_name(ccache: Ccache) -> str:
 def ascii_host(host: str) -> str:
     """Return ``host`` as it is given both to the name service and to Kerberos."""
     return host if host.isascii() else host.encode("idna").decode("ascii")  # guard 62
+
+
+# Imports the codecs now, so that no call in a thread has to.
+ascii_host("\u00e4")
 
 
 def port_number(port: Port) -> int:

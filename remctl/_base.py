@@ -147,6 +147,8 @@ class RemctlBase:
         RemctlError at once.
         """
         self._last_error = [NOT_OPENED]
+        if self._connection is None:
+            return
         # In one step, so that a connection that another thread opens is not lost.
         connection = vars(self).pop("_connection", None)
         if connection is not None:

@@ -216,7 +216,7 @@ class Remctl(RemctlBase):
         lock = (last.lock if last.loop is loop else None) or asyncio.Lock()
         async with lock:
             hold = Hold(loop, lock)
-            if not holds.take(hold).ended:
+            if not holds.take(hold, last).ended:
                 self.close()  # its loop was stopped in the middle of a call
             last_error = self._begin_call()
             try:
@@ -279,17 +279,18 @@ class Holds:
         self._last = hold
         return hold
 
-    def take(self, hold: Hold) -> Hold:
+    def take(self, hold: Hold, seen: Hold) -> Hold:
         """Add ``hold``, and return the one before.
 
-        Raises RuntimeError if a call in another event loop is in progress.
+        Raises RuntimeError if a call in another event loop is in progress, or there was
+        one after ``seen``.
         """
         last = self.last()
-        # With our lock, it is one that an interrupt has kept from being ended.
-        in_use = last.goes_on() and last.lock is not hold.lock
+        # With our lock, it is one that an interrupt may have kept from being ended.
+        others = last.lock is not hold.lock and (last is not seen or last.goes_on())
         # In one step, so that one loop gets the object, and an interrupt cannot keep it
         # from all of them.
-        if in_use or vars(last).setdefault("next", hold) is not hold:
+        if others or vars(last).setdefault("next", hold) is not hold:
             raise RuntimeError("the object is in use in another event loop")
         return last
 

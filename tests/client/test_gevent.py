@@ -80,6 +80,12 @@ def run(
     return result.stdout.splitlines()
 
 
+@pytest.fixture(autouse=True)
+def _gil(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let programs have the GIL: they would warn that greenlets switch it on."""
+    monkeypatch.setenv("PYTHON_GIL", "1")
+
+
 @pytest.fixture(params=ORDERS)
 def run_green(request: pytest.FixtureRequest) -> Run:
     """Run a program under gevent or eventlet."""

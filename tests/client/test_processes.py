@@ -40,7 +40,8 @@ faulthandler.register(signal.SIGALRM, chain=True)
 
 def fork():
     child = os.fork()
-    signal.alarm(30 if child else 20)
+    # Bounds on a hang, below run_python()'s, so that the stacks are printed.
+    signal.alarm(500 if child else 400)
     return child
 
 def wait(child):

@@ -13,6 +13,7 @@ The sessions test the wheels that ``build`` makes, never the source in the clone
 from __future__ import annotations
 
 import os
+import platform
 import re
 import shutil
 import subprocess
@@ -383,6 +384,7 @@ def download_source(session: nox.Session, package: str, directory: Path) -> Path
     lists.mkdir()
     line = "deb-src $(SITE) $(RELEASE) $(COMPONENT)"
     targets = ["apt-get", "indextargets", "--format", line, "Created-By: Packages"]
+    targets.append(f"Origin: {platform.freedesktop_os_release()['ID'].capitalize()}")
     sources = directory / "sources.list"
     sources.write_text(subprocess.check_output(targets, text=True))
     apt = ["apt-get", "-q", "-o", f"Dir::Etc::SourceList={sources}"]

@@ -12,10 +12,12 @@ from typing import Any
 from setuptools import setup
 from setuptools.command.build_ext import build_ext
 
-# One wheel serves CPython 3.9 and later.  Free-threaded CPython has no limited API in
-# 3.14, and PyPy has none at all: they build their own.
-LIMITED_API = sys.implementation.name == "cpython" and not sysconfig.get_config_var(
-    "Py_GIL_DISABLED"
+# One wheel serves CPython 3.9 and later.  PyPy, free-threaded builds and debug builds
+# have no limited API, or not the same: they build their own.
+LIMITED_API = (
+    sys.implementation.name == "cpython"
+    and not sysconfig.get_config_var("Py_GIL_DISABLED")
+    and not hasattr(sys, "gettotalrefcount")
 )
 
 

@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 import re
-from importlib.metadata import metadata
+from importlib.metadata import version as _version
 from typing import TYPE_CHECKING
 
 from pygments.lexers.configs import UnixConfigLexer
@@ -13,23 +13,12 @@ from sphinx.highlighting import lexers
 if TYPE_CHECKING:
     from sphinx.application import Sphinx
 
-METADATA = metadata("remctl-cffi")
-
-
-def supported_pythons() -> str:
-    """Return the oldest and the newest Python of the classifiers."""
-    texts = (text.rpartition(" :: ")[2] for text in METADATA.get_all("Classifier", []))
-    versions = [text for text in texts if re.fullmatch(r"3\.\d+", text)]
-    return f"{versions[0]} to {versions[-1]}"
-
-
 project = "remctl-cffi"
 project_copyright = "the remctl-cffi maintainers"
-version = release = METADATA["Version"]
+version = release = _version("remctl-cffi")
 
 extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx.ext.napoleon"]
-myst_enable_extensions = ["colon_fence", "substitution"]
-myst_substitutions = {"pythons": supported_pythons()}
+myst_enable_extensions = ["colon_fence"]
 myst_heading_anchors = 3
 default_role = "literal"  # the docstrings' single backquotes
 lexers["remctl.conf"] = UnixConfigLexer()

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import sys
 import threading
-from contextlib import nullcontext
+from contextlib import nullcontext, suppress
 from typing import TYPE_CHECKING, Any, Callable, TypeVar
 
 from remctl import _arguments
@@ -371,7 +371,9 @@ class Remctl(RemctlBase):
         try:
             return connection.broken
         finally:
-            lock.release()
+            # A signal handler that has used the object has released it, as above.
+            with suppress(RuntimeError):
+                lock.release()
 
 
 def holds(lock: threading.RLock) -> bool:

@@ -142,8 +142,11 @@ make_descriptors(struct job *job)
     job->readable = above_standard(ends[0]);
     job->writable = above_standard(ends[1]);
     if (job->readable < 0 || job->writable < 0) {
+        int reason = errno;
+
         close(job->readable);
         close(job->writable);
+        errno = reason;
         return false;
     }
     fcntl(job->readable, F_SETFD, FD_CLOEXEC);

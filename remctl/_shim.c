@@ -264,6 +264,90 @@ end_calls_at_exit(void)
         nanosleep(&millisecond, NULL);
 }
 
+static int
+open_memory_file(void)
+{
+#if SHIM_LINUX
+    return memfd_create("remctl", MFD_CLOEXEC);
+#else
+    char name[] = "/tmp/remctl-XXXXXX";
+    int fd = mkstemp(name);
+
+    if (fd >= 0) {
+        unlink(name);
+        fcntl(fd, F_SETFD, FD_CLOEXEC);
+    }
+    return fd;
+#endif
+}
+
+/* The sockets that libraries make must not become standard descriptors, either:
+ * libremctl's own, and those that libkrb5 and the name service ask with.  So
+ * closed ones are filled with empty files while jobs run.  Under the mutex of
+ * the calls. */
+static struct {
+    int jobs;
+    bool filled[FIRST_DESCRIPTOR];
+    struct stat files[FIRST_DESCRIPTOR];
+} standard_descriptors;
+
+static bool
+are_standard_descriptors_open(void)
+{
+    int fd;
+
+    for (fd = 0; fd < FIRST_DESCRIPTOR; fd++)
+        if (fcntl(fd, F_GETFD) < 0)
+            return false;
+    return true;
+}
+
+static void
+fill_standard_descriptors(void)
+{
+    int fd;
+
+    pthread_mutex_lock(&calls.mutex);
+    standard_descriptors.jobs++;
+    while (!are_standard_descriptors_open()) {
+        fd = open_memory_file();
+        if (fd < 0)
+            break;
+        if (fd >= FIRST_DESCRIPTOR
+            || fstat(fd, &standard_descriptors.files[fd]) < 0) {
+            close(fd);
+            break;
+        }
+        standard_descriptors.filled[fd] = true;
+    }
+    pthread_mutex_unlock(&calls.mutex);
+}
+
+/* Does not close files that the program has meanwhile opened at these
+ * numbers. */
+static void
+empty_standard_descriptors(void)
+{
+    int fd;
+
+    for (fd = 0; fd < FIRST_DESCRIPTOR; fd++) {
+        if (standard_descriptors.filled[fd]
+            && is_same_file(fd, &standard_descriptors.files[fd]))
+            close(fd);
+        standard_descriptors.filled[fd] = false;
+    }
+    standard_descriptors.jobs = 0;
+}
+
+static void
+leave_standard_descriptors(void)
+{
+    pthread_mutex_lock(&calls.mutex);
+    if (--standard_descriptors.jobs == 0)
+        empty_standard_descriptors();
+    pthread_mutex_unlock(&calls.mutex);
+}
+
 /* A forked child inherits libkrb5's locks as they are; those held by other
  * threads are never released in the child.  So a fork keeps new calls out
  * and waits for those inside, but not for long: a call that waits for the
@@ -301,6 +385,7 @@ after_fork_in_child(void)
     const pthread_cond_t none_waiting = PTHREAD_COND_INITIALIZER;
 
     forget_jobs();
+    empty_standard_descriptors();
     generation++;
     calls.first = NULL;
     calls.forks = 0;
@@ -380,14 +465,14 @@ restore_signals(const struct signal_guard *guard)
 
         sigemptyset(&sigpipe);
         sigaddset(&sigpipe, SIGPIPE);
-#if SHIM_LINUX
-        const struct timespec now = {0, 0};
-
-        sigtimedwait(&sigpipe, NULL, &now);
-#else
+#if defined(__APPLE__) || defined(__OpenBSD__) /* have no sigtimedwait() */
         int taken;
 
         sigwait(&sigpipe, &taken);
+#else
+        const struct timespec now = {0, 0};
+
+        sigtimedwait(&sigpipe, NULL, &now);
 #endif
     }
     pthread_sigmask(SIG_SETMASK, &guard->previous, NULL);
@@ -587,71 +672,12 @@ struct work {
     size_t count;
 };
 
-static int
-open_memory_file(void)
-{
-#if SHIM_LINUX
-    return memfd_create("remctl", MFD_CLOEXEC);
-#else
-    char name[] = "/tmp/remctl-XXXXXX";
-    int fd = mkstemp(name);
-
-    if (fd >= 0) {
-        unlink(name);
-        fcntl(fd, F_SETFD, FD_CLOEXEC);
-    }
-    return fd;
-#endif
-}
-
-/* The sockets that libraries make must not become standard descriptors, either:
- * libremctl's own, and those that libkrb5 and the name service ask with.  So
- * closed ones are filled with empty files while a job runs. */
-struct placeholders {
-    int count;
-    int fds[FIRST_DESCRIPTOR];
-    struct stat files[FIRST_DESCRIPTOR];
-};
-
-static void
-fill_standard_descriptors(struct placeholders *placeholders)
-{
-    int fd;
-
-    placeholders->count = 0;
-    while (placeholders->count < FIRST_DESCRIPTOR) {
-        fd = open_memory_file();
-        if (fd < 0)
-            return;
-        if (fd >= FIRST_DESCRIPTOR
-            || fstat(fd, &placeholders->files[placeholders->count]) < 0) {
-            close(fd);
-            return;
-        }
-        placeholders->fds[placeholders->count++] = fd;
-    }
-}
-
-/* Does not close files that the program has meanwhile opened at these
- * numbers. */
-static void
-free_standard_descriptors(const struct placeholders *placeholders)
-{
-    int i;
-
-    for (i = 0; i < placeholders->count; i++)
-        if (is_same_file(placeholders->fds[i], &placeholders->files[i]))
-            close(placeholders->fds[i]);
-}
-
 static void
 call_function(struct work *work)
 {
-    struct placeholders placeholders;
-
-    fill_standard_descriptors(&placeholders); /* guard 63b */
+    fill_standard_descriptors(); /* guard 63b */
     work->outcome = work->function(work);
-    free_standard_descriptors(&placeholders);
+    leave_standard_descriptors();
 }
 
 /* Call the function in a thread, unless the caller has left or closed the
@@ -1337,9 +1363,9 @@ shim_begin_open_protocol1(shim_handle *h, unsigned short port, time_t timeout)
 }
 
 
-/* Tell the kernel at how many octets to report the socket as readable.  Not
- * every system takes the option, and shim_silence() belongs to it: elsewhere
- * than on Linux, a job reads what has only begun to come. */
+/* Tell the kernel at how many octets to report the socket as readable.  Only
+ * on Linux: not every system has SO_RCVLOWAT, and shim_silence() is needed
+ * with it.  Elsewhere, a job reads a token of which a part has come. */
 static void
 set_low_water_mark(shim_connection *c, int mark)
 {

@@ -30,6 +30,7 @@ from __future__ import annotations
 import asyncio
 from contextlib import nullcontext
 from typing import TYPE_CHECKING, Callable, TypeVar
+from weakref import ref
 
 from remctl import RemctlError, RemctlProtocolError, _arguments
 from remctl._asyncio import drive
@@ -213,23 +214,34 @@ class Remctl(RemctlBase):
         """Drive the steps of ``function`` while no other task uses the connection."""
         loop, holds = asyncio.get_running_loop(), self._holds
         last = holds.last()
-        lock = (last.lock if last.loop is loop else None) or asyncio.Lock()
+        lock = last.lock if last.loop is loop else None
+        # An interrupt may have kept the last call from releasing its lock.
+        if lock is None or (last.ended and lock.locked()):
+            lock = asyncio.Lock()
+        # Weak, as a call that is left in a stopped loop would keep all later holds.
+        seen = ref(last)
+        del last
         async with lock:
-            hold = Hold(loop, lock)
-            if not holds.take(hold, last).ended:
-                self.close()  # its loop was stopped in the middle of a call
-            last_error = self._begin_call()
+            hold, cut_off = holds.take(Hold(loop, lock), seen)
             try:
-                result = await drive(function(*arguments))
-            except BaseException as error:
-                self._record(error, last_error)
-                if hold.next is None:  # otherwise the connection is another loop's
-                    self._drop_broken(interrupted=not isinstance(error, RemctlError))
-                raise
+                if cut_off:
+                    self.close()  # its loop was stopped in the middle of a call
+                return await self._call(hold, function(*arguments))
             finally:
-                hold.ended = True
+                end(hold)
+
+    async def _call(self, hold: ref[Hold], steps: Steps[T]) -> T:
+        """Drive ``steps``, and keep their error."""
+        last_error = self._begin_call()
+        try:
+            result = await drive(steps)
             last_error[0] = NO_ERROR
-            return result
+            return result  # noqa: TRY300 (so that no token is lost)
+        except BaseException as error:
+            self._record(error, last_error)
+            if is_last(hold):  # otherwise the connection is another loop's
+                self._drop_broken(interrupted=not isinstance(error, RemctlError))
+            raise
 
     def _is_left_broken(self, connection: Connection) -> bool:
         last = self._holds.last()
@@ -251,7 +263,7 @@ class Hold:
         loop: asyncio.AbstractEventLoop | None = None,
         lock: asyncio.Lock | None = None,
     ) -> None:
-        """Hold it for a call in ``loop``, where ``lock`` is held; or for none."""
+        """Hold it for a call in ``loop``, which has ``lock``, or for no call."""
         self.loop = loop
         self.lock = lock
         self.ended = loop is None
@@ -259,6 +271,19 @@ class Hold:
     def goes_on(self) -> bool:
         """Whether its call has not ended, and its loop has not been stopped."""
         return not self.ended and self.loop is not None and self.loop.is_running()
+
+
+def end(hold: ref[Hold]) -> None:
+    """Note that the call has ended, unless its hold has been overtaken and dropped."""
+    last = hold()
+    if last is not None:
+        last.ended = True
+
+
+def is_last(hold: ref[Hold]) -> bool:
+    """Whether no other hold has come after this one."""
+    last = hold()
+    return last is not None and last.next is None
 
 
 class Holds:
@@ -279,20 +304,21 @@ class Holds:
         self._last = hold
         return hold
 
-    def take(self, hold: Hold, seen: Hold) -> Hold:
-        """Add ``hold``, and return the one before.
+    def take(self, hold: Hold, seen: ref[Hold]) -> tuple[ref[Hold], bool]:
+        """Add ``hold``; return it, and whether the call before was cut off.
 
         Raises RuntimeError if a call in another event loop is in progress, or there was
         one after ``seen``.
         """
         last = self.last()
-        # With our lock, it is one that an interrupt may have kept from being ended.
-        others = last.lock is not hold.lock and (last is not seen or last.goes_on())
+        # If the last hold has our lock, its call is over, even if an interrupt has kept
+        # ``ended`` from being set.
+        others = last.lock is not hold.lock and (last is not seen() or last.goes_on())
         # In one step, so that one loop gets the object, and an interrupt cannot keep it
         # from all of them.
         if others or vars(last).setdefault("next", hold) is not hold:
             raise RuntimeError("the object is in use in another event loop")
-        return last
+        return ref(hold), not last.ended
 
 
 class Tokens:

@@ -48,8 +48,10 @@ for name in [name for name in os.environ if name.startswith("PYTHON")]:
     if name not in ("PYTHONMALLOC", "PYTHONPATH"):
         del os.environ[name]
 signal.signal(signal.SIGINT, signal.default_int_handler)
-for number in (signal.SIGQUIT, signal.SIGHUP):
-    signal.signal(number, signal.SIG_DFL)
+signal.signal(signal.SIGQUIT, signal.SIG_DFL)
+if signal.getsignal(signal.SIGHUP) is signal.SIG_IGN:
+    # Still ignored here, but the default in the programs that tests start.
+    signal.signal(signal.SIGHUP, lambda *_: None)
 
 
 def pytest_sessionstart() -> None:

@@ -167,7 +167,7 @@ for name, calls in stages.items():
         if way == "kill":
             spawn_later(1, kill, greenlets[-1])
 wait(greenlets)
-print(ticks >= 5, most == len(greenlets))
+print(ticks >= 5, most > 1)
 """
 
 EXCEPTIONS = {

@@ -283,7 +283,7 @@ def test_no_thread_to_be_had(server: Server, call: str) -> None:
                 client.open("127.0.0.1" if call == "open" else host, port)
         except remctl.RemctlError as error:
             print(error, flush=True)
-        assert time.monotonic() - start < 600
+        assert time.monotonic() - start < 20
         assert not client.opened
         client.close()
         if call != "noop":
@@ -315,7 +315,7 @@ def test_time_outs_at_exit(scripted: Scripted) -> None:
             try:
                 remctl.Remctl("127.0.0.1", {mute.port}, {PRINCIPAL!r}, timeout=0.5)
             except remctl.RemctlTimeoutError as error:
-                print(type(error).__name__, 0.5 <= time.monotonic() - start < 600)
+                print(type(error).__name__, 0.5 <= time.monotonic() - start < 20)
 
         atexit.register(open_at_exit)
         """

@@ -486,6 +486,53 @@ with open(file, "wb") as stream:
     assert file.read_bytes() == b"hello world\n0old0"
 
 
+def test_jobs_without_standard_streams(scripted: Start, tmp_path: Path) -> None:
+    """Hazard 63: the first of two jobs to end does not free what both need."""
+    mute = scripted(*[[["handshake", {"stop": ["hang", 2]}]]] * 2)
+    program = """
+import os, sys, threading, time, remctl
+
+def taken():
+    return sum(os.path.exists(f"/proc/self/fd/{fd}") for fd in range(3))
+
+def open_mute(client):
+    try:
+        client.open("127.0.0.1", port, "host/localhost")
+    except remctl.RemctlError:
+        pass
+
+port, file = int(sys.argv[1]), sys.argv[2]
+for name in range(3):  # what Python has opened in their places
+    try:
+        os.close(name)
+    except OSError:
+        pass
+first, second = remctl.Remctl(timeout=1), remctl.Remctl()
+threads = [
+    threading.Thread(target=open_mute, args=[client]) for client in (first, second)
+]
+for thread in threads:
+    thread.start()
+threads[0].join()
+time.sleep(0.1)  # until its job has ended, too
+result = [taken()]
+child = os.fork()
+if child == 0:
+    os._exit(taken())
+result.append(os.waitpid(child, 0)[1])
+second.close()
+threads[1].join()
+while taken():  # until its job has ended
+    time.sleep(0.01)
+with open(file, "w") as stream:
+    stream.write(str(result))
+"""
+    file = tmp_path / "result"
+    shell = ["sh", "-c", 'exec "$@" <&- >&- 2>&-', "sh", sys.executable, "-c", program]
+    subprocess.run([*shell, str(mute.port), str(file)], check=True, timeout=HANG)
+    assert file.read_text() == "[3, 0]"
+
+
 def test_slow_tokens_without_standard_streams(server: Server, tmp_path: Path) -> None:
     """The memory that such a token goes through is not where messages go, either."""
     program = """

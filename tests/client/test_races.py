@@ -266,6 +266,43 @@ assert client.opened
     check(TOGETHER + FAKE + program)
 
 
+def test_a_call_left_in_a_stopped_loop_keeps_no_others() -> None:
+    """S63: the object's memory does not grow with the calls in another loop."""
+    program = """
+import asyncio, gc
+import remctl.testing.aio
+from remctl.aio import Hold
+
+client = remctl.testing.aio.FakeRemctl(REPLIES)
+
+def left(call):
+    # Begin a call in a loop, and stop the loop.
+    loop = asyncio.new_event_loop()
+    task = loop.create_task(call)
+    loop.run_until_complete(asyncio.sleep(0))
+    return loop, task
+
+async def run():
+    for turn in range(1000):
+        await client.run(["x"])
+
+asyncio.run(client.open("host"))
+client._opened_connection().command_now = lambda *_: False
+kept = left(client.run(["x"]))
+asyncio.run(client.open("host"))
+asyncio.run(run())
+gc.collect()
+assert sum(isinstance(each, Hold) for each in gc.get_objects()) < 100
+kept[1].cancel()
+try:
+    kept[0].run_until_complete(kept[1])
+except (asyncio.CancelledError, remctl.RemctlError):
+    pass
+kept[0].close()
+"""
+    check(TOGETHER + FAKE + program)
+
+
 def test_two_event_loops_and_a_server(server: Server) -> None:
     """S63: the same with a real connection, which either closes, too."""
     program = """

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Callable
 
 import pytest
 from names import names
-from support import HANG, LINUX_SHIM, commands, run_python
+from support import AT_ONCE, HANG, LINUX_SHIM, commands, run_python
 
 import remctl
 
@@ -44,7 +44,7 @@ def times_out(after: float = TIMEOUT) -> Iterator[pytest.ExceptionInfo[Any]]:
     start = time.monotonic()
     with pytest.raises(remctl.RemctlTimeoutError, match="timed out") as caught:
         yield caught
-    assert after <= time.monotonic() - start < HANG
+    assert after <= time.monotonic() - start < after + AT_ONCE
     assert isinstance(caught.value, TimeoutError)
     assert caught.value.code is None
 
@@ -113,7 +113,7 @@ def test_each_address_has_its_own_time(realm: Realm) -> None:
         # It has to be enough for the third one's handshake, too.
         with remctl.Remctl(timeout=10 * TIMEOUT) as client:
             client.open(NAME, server.port, server.principal)
-            assert 20 * TIMEOUT <= time.monotonic() - start < HANG
+            assert 20 * TIMEOUT <= time.monotonic() - start < AT_ONCE
             assert client.run(["test", "hello"]).stdout == b"hello world\n"
 
 
@@ -188,7 +188,7 @@ def test_a_mute_kdc_times_out(realm: Realm, server: Server, tmp_path: Path) -> N
                 client.open("localhost", port)
             except remctl.RemctlTimeoutError as error:
                 print(error, client.opened, client.error() == str(error))
-            print(float(timeout) <= time.monotonic() - start < 600)
+            print(float(timeout) <= time.monotonic() - start < 20)
             client.set_ccache(os.environ["KRB5CCNAME"])
             client.open("localhost", port)
             print(client.run(["test", "hello"]).stdout)
@@ -471,7 +471,7 @@ def expect_time_out(function, *arguments):
     try:
         function(*arguments)
     except remctl.RemctlTimeoutError as error:
-        print("timed out" in str(error), timeout <= time.monotonic() - start < 600)
+        print("timed out" in str(error), timeout <= time.monotonic() - start < 20)
 
 client = remctl.Remctl(timeout=timeout)
 expect_time_out(client.open, "localhost", full)

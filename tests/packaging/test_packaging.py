@@ -188,7 +188,9 @@ def test_extension_serves_all_versions(wheel: Path) -> None:
         assert (".pypy" in name, tag[:2]) == (True, "pp")
     elif sysconfig.get_config_var("Py_GIL_DISABLED"):
         version = "cp{}{}".format(*sys.version_info)
-        assert name == f"remctl/_remctl_cffi{sysconfig.get_config_var('EXT_SUFFIX')}"
+        suffix = re.escape(sysconfig.get_config_var("EXT_SUFFIX"))
+        # From 3.15 on, they have a limited API of their own, abi3t.
+        assert re.fullmatch(rf"remctl/_remctl_cffi({suffix}|\.abi3t\S*\.so)", name)
         assert tag.startswith(f"{version}-{version}t-")
     else:
         assert (name, tag[:10]) == ("remctl/_remctl_cffi.abi3.so", "cp39-abi3-")
@@ -381,7 +383,7 @@ LIBRARY = "-lremctl) argument=-lno-such-remctl ;;"
 
 
 @pytest.mark.parametrize(
-    "command", [["build_remctl.py"], ["-Wignore", "setup.py", "-q", "build_ext"]]
+    "command", [["build_remctl.py"], ["setup.py", "-q", "build_ext"]]
 )
 @pytest.mark.parametrize(
     "hidden", [HEADER, LIBRARY, None], ids=["header", "library", "compiler"]
@@ -404,7 +406,7 @@ def test_build_says_what_is_missing(
 
 
 @pytest.mark.parametrize(
-    "command", [["build_remctl.py"], ["-Wignore", "setup.py", "-q", "build_ext"]]
+    "command", [["build_remctl.py"], ["setup.py", "-q", "build_ext"]]
 )
 def test_build_says_that_the_library_is_too_old(
     source: Path, prefix: Path, command: list[str]

@@ -14,6 +14,8 @@ from enum import Enum, Flag
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, NamedTuple, SupportsIndex, Union
 
+from remctl._explain import printable_line
+
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
@@ -145,15 +147,34 @@ def command(command: Iterable[object]) -> list[bytes]:
             raise TypeError
         items = iter(command)
     except TypeError:
-        raise TypeError("command must be a sequence or iterator") from None
+        text = f"command must be a sequence or iterator{meant(command)}"
+        raise TypeError(text) from None
     arguments = [argument(item, number) for number, item in enumerate(items)]
     if not arguments:  # guard 55
         raise ValueError("command must not be empty")
-    # The message has the number of arguments, and the length of each, in 4 octets.
-    size = 4 + 4 * len(arguments) + sum(map(len, arguments))
+    size = command_size(arguments)
     if size > MAX_COMMAND:  # guard 37a
         raise ValueError(f"command too large: {size} octets, at most {MAX_COMMAND}")
     return arguments
+
+
+def command_size(arguments: list[bytes]) -> int:
+    """Return how many octets a command has in a message."""
+    # The number of arguments, and the length of each, have four octets.
+    return 4 + 4 * len(arguments) + sum(map(len, arguments))
+
+
+def meant(command: object) -> str:
+    """Return what a str that was passed as a command was probably meant to be."""
+    if not isinstance(command, str):
+        return ""
+    import shlex  # noqa: PLC0415 (only for this message)
+
+    try:
+        words = shlex.split(command)
+    except ValueError:  # a quotation mark too few
+        words = command.split()
+    return f", not a str; perhaps {printable_line(repr(words))} was meant"
 
 
 def argument(item: object, number: int) -> bytes:

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
 
     from remctl._arguments import Ccache, Server
+    from remctl._log import Log
     from remctl._waiting import Steps
 
 T = TypeVar("T")
@@ -35,16 +36,28 @@ def check_call(
     return arguments
 
 
+def without_traceback(error: RemctlError) -> RemctlError:
+    """Return a copy of ``error`` without its traceback, which keeps all of the call."""
+    # Without __init__(), as a caller's class may have another one.
+    copy = type(error).__new__(type(error))
+    copy.args = error.args
+    vars(copy).update(vars(error))
+    copy.__cause__ = error.__cause__
+    return copy
+
+
 class RemctlBase:
     """The settings, the connection, the last error, and the steps of each call."""
 
     # Here, as close() may come before __init__(), and is called by it.
     _connection: Connection | None = None
+    _log: Log | None = None  # of the last connection
 
-    # The text for error(), in a list that close() replaces: a call that began before
-    # has the old list, and does not change what error() says after close().
-    _last_error: list[str]
-    _last_error_of_call: list[str]
+    # The last failure, or the text for error(), in a list that close() replaces: a call
+    # that began before has the old list, and does not change what error() says after
+    # close().
+    _last_error: list[RemctlError | str]
+    _last_error_of_call: list[RemctlError | str]
 
     def _configure(
         self, timeout: float | None, ccache: Ccache | None, source_ip: str | None
@@ -90,7 +103,7 @@ class RemctlBase:
         reason = unsupported_ccache(name)
         if reason is not None:
             self._last_error[0] = reason
-            raise RemctlError(reason)
+            raise RemctlError(reason, "authenticate")
         self._ccache = name
         self._last_error[0] = NO_ERROR
 
@@ -152,7 +165,7 @@ class RemctlBase:
         # In one step, so that a connection that another thread opens is not lost.
         connection = vars(self).pop("_connection", None)
         if connection is not None:
-            connection.close()
+            connection.close("by close()")
 
     def error(self) -> str:
         """Return the text of the last failure, or "no error" after a success.
@@ -160,7 +173,7 @@ class RemctlBase:
         After close() it is "no currently open connection".  Wrong arguments
         are not failures.  Never blocks.
         """
-        return NOT_OPENED if self._is_inherited() else self._last_error[0]
+        return NOT_OPENED if self._is_inherited() else str(self._last_error[0])
 
     @property
     def opened(self) -> bool:
@@ -192,6 +205,21 @@ class RemctlBase:
             raise RemctlNotOpenedError(NOT_OPENED)
         return fd
 
+    def __repr__(self) -> str:
+        """Return the class, the last server, and whether there is a connection."""
+        connection = self._connection
+        if connection is None or not connection.usable:
+            state = "not open"
+        elif not connection.established:
+            state = "opening"
+        elif connection.pending:
+            state = "open, a reply is unread"
+        else:
+            state = "open" if self.opened else "not open"
+        server = "" if self._log is None else f"{self._log.peer}, "
+        name = f"{type(self).__module__}.{type(self).__qualname__}"
+        return f"<{name} {server}{state}>"
+
     def __reduce__(self) -> Any:
         """Refuse to be pickled or copied, as a connection cannot be."""
         raise TypeError(f"cannot pickle {type(self).__name__!r} object")
@@ -215,10 +243,22 @@ class RemctlBase:
     def _opened_connection(self) -> Connection:
         connection = self._connection
         if connection is None or not connection.usable:
-            raise RemctlNotOpenedError(NOT_OPENED)
+            raise self._not_opened()
         return connection
 
-    def _begin_call(self) -> list[str]:
+    def _not_opened(self) -> RemctlNotOpenedError:
+        """Return the exception for a call that needs a connection."""
+        error = RemctlNotOpenedError(NOT_OPENED)
+        connection, cause = self._connection, self._last_error[0]
+        if self._is_inherited():
+            return error
+        if isinstance(cause, RemctlError):
+            error.__cause__ = cause
+        elif connection is not None:
+            error.__cause__ = connection.loss
+        return error
+
+    def _begin_call(self) -> list[RemctlError | str]:
         """Drop a connection that cannot be used; return where to record an error."""
         if self._is_inherited():
             self.close()
@@ -226,13 +266,15 @@ class RemctlBase:
         self._last_error_of_call = self._last_error
         return self._last_error_of_call
 
-    def _record(self, error: BaseException, last_error: list[str]) -> None:
-        """Keep the text of an exception for error()."""
+    def _record(
+        self, error: BaseException, last_error: list[RemctlError | str]
+    ) -> None:
+        """Keep an exception for error(), and as the cause of a RemctlNotOpenedError."""
         if not isinstance(error, RemctlError):
             last_error[0] = str(error) or type(error).__name__
         elif not isinstance(error, RemctlNotOpenedError):
-            # Otherwise the text that is kept tells why there is no connection.
-            last_error[0] = error.value
+            # Otherwise what is kept tells why there is no connection.
+            last_error[0] = without_traceback(error)
 
     def _is_left_broken(self, connection: Connection) -> bool:
         """Whether ``connection`` is broken, and no call that uses it is in progress.
@@ -249,17 +291,19 @@ class RemctlBase:
         broken = connection.broken  # guard 5, 35
         unread = interrupted and connection.pending  # guard 45
         if broken or unread:
-            connection.close()
+            connection.close(str(self._last_error[0]))
             self._connection = None
 
     def _open(self, server: Server, sock: socket.socket | None) -> Steps[None]:
         connection = self._connection
         if connection is not None:
-            connection.close()
+            connection.close("open() replaces it")
         connection = self._new_connection(server)
         self._connection = connection
+        self._log = connection.log
         if self._last_error is not self._last_error_of_call:
-            connection.close()  # a close() since the call began has not found it
+            # A close() since the call began has not found it.
+            connection.close("by close()")
         yield from connection.open(self._timeout, sock)
 
     def _new_connection(self, server: Server) -> Connection:
@@ -268,7 +312,7 @@ class RemctlBase:
     def _readable_connection(self) -> Connection:
         connection = self._connection
         if connection is None or connection.closed:
-            raise RemctlNotOpenedError(NOT_OPENED)
+            raise self._not_opened()
         return connection
 
     def _noop(self) -> Steps[bool]:

@@ -88,7 +88,7 @@ def remctl(
         raise
     except RemctlError as error:
         # Not from the error itself: a traceback would show the same text twice.
-        raise RemctlProtocolError(error.value) from error.__cause__
+        raise RemctlProtocolError(error.value, None, error.stage) from error.__cause__
 
 
 class Remctl(RemctlBase):

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, Union
 
 from remctl._arguments import source_family
 from remctl._exceptions import RemctlError, RemctlTimeoutError
+from remctl._explain import cannot_connect, duration, printable_line
 from remctl._ffi import lib, new_handle, to_text
 from remctl._jobs import finish
 from remctl._waiting import Deadline, Readiness
@@ -23,6 +24,8 @@ if TYPE_CHECKING:
     import socket
 
     from remctl._arguments import Server
+    from remctl._exceptions import Stage
+    from remctl._log import Log
     from remctl._waiting import Steps
 
     Address = tuple[int, tuple[Any, ...]]
@@ -43,17 +46,20 @@ def resolve(
         try:
             family = source_family(source_ip)  # guard 56
         except ValueError as error:
-            raise RemctlError(f"{cannot_connect(server)}: {error}") from None
+            where = cannot_connect(server.host, server.port or lib.REMCTL_PORT)
+            text = f"{where}: {printable_line(str(error))}"
+            raise RemctlError(text, "connect") from None
     found = yield from look_up(server.host, timeout)
     return [entry for entry in found if family in (None, entry[0])]
 
 
-def connect(
+def connect(  # noqa: PLR0917 (all that it takes to connect)
     addresses: list[Address],
     server: Server,
     source_ip: str | None,
     timeout: float,
     sockets: list[Socket],
+    log: Log,
 ) -> Steps[int]:
     """Connect to one of the server's addresses; return the port.
 
@@ -68,17 +74,17 @@ def connect(
     errors = []
     for number in (port,) if port else (lib.REMCTL_PORT, lib.REMCTL_PORT_OLD):
         try:
-            yield from connect_port(addresses, number, source_ip, timeout, sockets)
+            yield from connect_port(addresses, number, source_ip, timeout, sockets, log)
         except OSError as error:
             errors.append(error)
         else:
             return number
-    raise failure(cannot_connect(server), errors[0])
-
-
-def cannot_connect(server: Server) -> str:
-    """Return the beginning of an error message; port 0 means the registered one."""
-    return f"cannot connect to {server.host} (port {server.port or lib.REMCTL_PORT})"
+    cause = errors[0].with_traceback(None)
+    where = cannot_connect(server.host, port or lib.REMCTL_PORT)
+    text = f"{where}: {reason(cause)}"
+    if isinstance(cause, TimeoutError) and timeout:
+        text += f" (no answer for {duration(timeout)})"
+    raise failure(text, "connect", cause) from cause
 
 
 def look_up(host: str, timeout: float) -> Steps[list[Address]]:
@@ -96,14 +102,17 @@ def look_up(host: str, timeout: float) -> Steps[list[Address]]:
     try:
         outcome = yield from finish(handle, begun, Deadline(timeout))  # guard 48b
     except TimeoutError as error:
-        raise failure(f"unknown host {host}", error) from None
+        text = f"unknown host {host}: timed out (no answer of the name service"
+        text += f" for {duration(timeout)})"
+        raise failure(text, "resolve", error) from None
     if outcome == lib.SHIM_NO_MEMORY:
         raise MemoryError
     if outcome == lib.SHIM_CLOSED:
-        raise RemctlError("the call was begun by another process")
+        raise RemctlError("the call was begun by another process", "resolve")
     if outcome != lib.SHIM_OK:
         cause = _socket.gaierror(handle.status, to_text(handle.error))
-        raise failure(f"unknown host {host}", cause) from None
+        text = f"unknown host {host}: {reason(cause)}"
+        raise failure(text, "resolve", cause) from cause
     return [address(line) for line in to_text(handle.data).splitlines()]
 
 
@@ -115,12 +124,13 @@ def address(line: str) -> Address:
     return _socket.AF_INET6, (host, 0, int(flow), int(scope))
 
 
-def connect_port(
+def connect_port(  # noqa: PLR0917 (all that it takes to connect)
     addresses: list[Address],
     port: int,
     source_ip: str | None,
     timeout: float,
     sockets: list[Socket],
+    log: Log,
 ) -> Steps[None]:
     """Connect to ``port`` on the first address that answers.
 
@@ -129,6 +139,7 @@ def connect_port(
     last_error = OSError(EAFNOSUPPORT, os.strerror(EAFNOSUPPORT))
     for number, (family, address) in enumerate(addresses, 1):
         add_socket(sockets, family)
+        log.debug("trying %s port %d", address[0], port)
         try:
             if source_ip is not None:
                 sockets[-1].bind((source_ip, 0))
@@ -143,7 +154,9 @@ def connect_port(
                 return  # it was accepted, then reset: Connection.open() tries again
             sockets[-1].close()
             last_error = error
+            log.debug("%s port %d: %s", address[0], port, reason(error))
         else:
+            log.debug("connected to %s port %d", address[0], port)
             return
     raise last_error
 
@@ -199,8 +212,13 @@ def shut_down(sock: Socket) -> None:
         sock.shutdown(_socket.SHUT_RDWR)
 
 
-def failure(what: str, error: OSError) -> RemctlError:
-    """Return the exception for ``error``, with a message that begins with ``what``."""
-    if isinstance(error, TimeoutError):
-        return RemctlTimeoutError(f"{what}: {error.strerror or 'timed out'}")
-    return RemctlError(f"{what}: {error.strerror or error}")
+def reason(error: OSError) -> str:
+    """Return the text of ``error`` without its number."""
+    return printable_line(error.strerror or str(error))
+
+
+def failure(text: str, stage: Stage, cause: OSError) -> RemctlError:
+    """Return the exception for a failure that is due to ``cause``."""
+    if isinstance(cause, TimeoutError):
+        return RemctlTimeoutError(text, None, stage)
+    return RemctlError(text, stage)

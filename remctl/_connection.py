@@ -11,14 +11,26 @@ from __future__ import annotations
 
 import math
 import os
-import random
 import select
+from errno import ECONNRESET
 from typing import TYPE_CHECKING, Callable
 
+from remctl import _explain
+from remctl._arguments import command_size
 from remctl._connect import connect, prepare, resolve
 from remctl._exceptions import RemctlError, RemctlTimeoutError
+from remctl._explain import (
+    AUTHENTICATING,
+    CONNECTING,
+    EXCHANGING_NOOP,
+    PROVING,
+    READING,
+    RESOLVING,
+    SENDING,
+)
 from remctl._ffi import ffi, lib, new_connection, to_text
 from remctl._jobs import finish, pause
+from remctl._log import DEBUG, Log, enabled, modules
 from remctl._results import ErrorCode, RemctlOutput, Stream
 from remctl._waiting import CHECKPOINT, Deadline, IdleDeadline, Readiness
 
@@ -27,6 +39,7 @@ if TYPE_CHECKING:
 
     from remctl._arguments import Server
     from remctl._connect import Address, Socket
+    from remctl._explain import Doing
     from remctl._remctl_cffi import CData, ShimHandle
     from remctl._waiting import Steps, T, Wait
 
@@ -41,6 +54,9 @@ UNKNOWN = -1  # none of the shim's outcomes
 DONE = RemctlOutput("done")
 STREAMS = {int(stream): stream for stream in Stream}
 ERROR_CODES = {int(code): code for code in ErrorCode}
+
+# The largest command, in octets, for which a protocol 1 message has room.
+MAX_COMMAND1 = 64 * 1024
 
 # When a server is too busy to accept a connection and resets it: the longest pause, in
 # seconds, before each new attempt.  remctld's queue has room for five connections.
@@ -57,7 +73,8 @@ class Connection:
 
     ``closed``: close() has been called.  ``established``: open() has succeeded.
     ``pending``: the reply to a command has not been read to its end.  ``in_flight``:
-    an operation has begun and has not ended.  ``must_finish``: whoever reads the reply
+    an operation has begun and has not ended.  ``log``: what is logged about it, and the
+    server's name.  ``must_finish``: whoever reads the reply
     must read it to its end, so the connection is of no use if they are interrupted.
     """
 
@@ -72,6 +89,8 @@ class Connection:
         self._server = server
         self._ccache = ccache  # guard 29
         self._source_ip = source_ip
+        self._doing: Doing = RESOLVING
+        self.log = Log(server.host, server.port or lib.REMCTL_PORT)
         # Kept, so that another attempt does not wait for the name service again.
         self._addresses: list[Address] | None = None
         self._process = lib.shim_process()
@@ -104,6 +123,13 @@ class Connection:
         return self.in_flight or (self.pending and self.must_finish)  # guard 4, 31
 
     @property
+    def loss(self) -> RemctlError | None:
+        """Why it cannot be used any more, if no call has failed."""
+        if not self._out_of_step or self.closed:
+            return None
+        return RemctlError(_explain.out_of_step(self.log.peer), "reply")
+
+    @property
     def usable(self) -> bool:
         """Whether another command may be sent, as far as is known without I/O."""
         return not (self.closed or self._out_of_step or self.inherited)
@@ -118,17 +144,19 @@ class Connection:
         handle = self._handle
         return -1 if handle is None else lib.shim_fileno(handle)
 
-    def close(self) -> None:
+    def close(self, reason: str) -> None:
         """Close the connection without blocking.  Any thread may call this.
 
-        An operation that is in progress raises RemctlError.
+        An operation that is in progress raises RemctlError.  ``reason`` is logged.
         """
-        self.closed = True
+        closed, self.closed = self.closed, True
         wait, handle = self._wait, self._handle
         if wait is not None and not self.inherited:
             wait.cancel()
         if handle is not None:
             lib.shim_close(handle)
+        if not closed and enabled(DEBUG) and not self.inherited:
+            self.log.debug("closed: %s", _explain.printable_line(reason))
 
     def open(self, timeout: float, sock: socket.socket | None = None) -> Steps[None]:
         """Connect, or use ``sock``, and authenticate (remctl_open_fd)."""
@@ -137,13 +165,13 @@ class Connection:
             self._protocol1_ccache = os.environ.get("KRB5CCNAME")
         host = self._server.host
         port = yield from self._connect(timeout, sock)
+        begin = lib.shim_now()
         deadline = Deadline(timeout)  # guard 48a, 49
         for longest_pause in (*PAUSES, None):
+            self._doing = AUTHENTICATING
             handle = self._open_handle()
             outcome = yield from self._in_time(
-                finish(handle, lib.shim_begin_open(handle), deadline),
-                "receiving token: timed out "
-                f"(no answer from {self._server.host} or its KDC)",
+                finish(handle, lib.shim_begin_open(handle), deadline), timeout
             )
             if (
                 port is None
@@ -151,16 +179,17 @@ class Connection:
                 or not lib.shim_was_reset(handle)
             ):
                 break
-            busy = (
-                f"{host} (port {port}) resets connections before it answers: its queue "
-                f"of new connections may be full ({to_text(handle.error)})"
-            )
+            busy = _explain.resets(self.log.peer, to_text(handle.error))
+            cause = ConnectionResetError(ECONNRESET, os.strerror(ECONNRESET))
             if longest_pause is None:
-                raise RemctlError(busy)
-            # Random, so that many clients do not come back at the same moment.
-            seconds = random.uniform(0.001, longest_pause)  # noqa: S311 (no secret)
+                raise RemctlError(busy, "authenticate") from cause
+            # Random, so that many clients do not come back at the same moment.  (Not
+            # from the module random, which takes longer to import than this one.)
+            seconds = longest_pause * (1 + int.from_bytes(os.urandom(2), "big")) / 65536
             if deadline.left() <= seconds:
-                raise RemctlTimeoutError(f"timed out: {busy}")
+                late = f"timed out after {_explain.duration(timeout)}: {busy}"
+                raise RemctlTimeoutError(late, None, "authenticate") from cause
+            self.log.debug("reset, so tried again in %.3f seconds", seconds)
             self._drop_handle()
             yield from self._cancellable(pause(seconds))
             port = yield from self._connect_again(deadline)
@@ -171,6 +200,11 @@ class Connection:
                 spoke_protocol2.add((host.lower(), port))
         else:
             raise self._failure(outcome)
+        self.log.debug(
+            "handshake done, protocol %s, %.1f milliseconds",
+            1 if self._protocol1_port else "2 or later",
+            1000 * (lib.shim_now() - begin),
+        )
         self.established = True
         self.in_flight = False
 
@@ -186,6 +220,7 @@ class Connection:
         self._check_no_reply_pending()  # guard 30
         self._check_identity()  # guard 19b
         self.must_finish = must_finish
+        self._doing = SENDING
         self.in_flight = True  # guard 36
         if self._protocol1_port is not None or self._needs_noop:  # guard 64a
             return False
@@ -196,7 +231,7 @@ class Connection:
         outcome = send(lib.shim_command, self._open_handle(), arguments)
         if outcome == SHIM_BLOCKS:
             return False
-        self._sent(outcome)
+        self._sent(outcome, arguments)
         if self.must_finish:
             # run() reads at once, before any reply can have come: save the attempt.
             self._availability = SHIM_WAIT
@@ -205,23 +240,38 @@ class Connection:
     def command_later(self, arguments: list[bytes], timeout: float) -> Steps[None]:
         """Send the command that command_now() could not send at once."""
         if self._needs_noop:
-            yield from self._prove_end_of_reply(timeout)
+            # A stock remctld answers some commands with an error and then something
+            # else.  It handles messages in order, so its answer to a NOOP comes after
+            # all of that.
+            self._doing = PROVING
+            yield from self._exchange_noop(timeout)
+            self._doing = SENDING
             if self._send_now(arguments):
                 return
         if self._protocol1_port is None:
             handle = self._open_handle()
         else:
+            size = command_size(arguments)
+            if size > MAX_COMMAND1:
+                text = _explain.large_for_protocol1(self.log.peer, size, MAX_COMMAND1)
+                raise RemctlError(text, "send")
             handle = yield from self._open_protocol1(self._protocol1_port, timeout)
+            # libremctl also waits for the server's MIC of the command, and its socket
+            # does not tell us when.
+            self._doing = READING
         begun = send(lib.shim_begin_command, handle, arguments)
         outcome = yield from self._in_time(
-            finish(handle, begun, IdleDeadline(handle, timeout)),
-            "sending token: timed out",
+            finish(handle, begun, IdleDeadline(handle, timeout)), timeout
         )
-        self._sent(outcome)
+        self._sent(outcome, arguments)
 
-    def _sent(self, outcome: int) -> None:
+    def _sent(self, outcome: int, arguments: list[bytes]) -> None:
         if outcome != SHIM_OK:
             raise self._failure(outcome)
+        if "logging" in modules and enabled(DEBUG):
+            octets = sum(map(len, arguments))
+            self.log.debug("sent %d arguments, %d octets", len(arguments), octets)
+        self._doing = READING
         self.pending = True
         self.in_flight = False
 
@@ -259,7 +309,6 @@ class Connection:
     def output_later(self, timeout: float) -> Steps[RemctlOutput]:
         """Return the next token, which output_now() has not found, after a wait."""
         handle = self._open_handle()
-        message = "receiving token: timed out"
         deadline = Deadline(timeout)
         # Held, so that close() in another thread cannot free the descriptor's number
         # while this call waits for it.
@@ -271,7 +320,7 @@ class Connection:
                 if deadline.passed():  # guard 43
                     silence = lib.shim_silence(handle)
                     if not 0 <= silence < timeout:
-                        raise RemctlTimeoutError(f"error {message}")
+                        raise self._late(timeout)
                     deadline = Deadline(timeout - silence)
                 yield from self._wait_for(
                     Readiness(lib.shim_fileno(handle), select.POLLIN, deadline)
@@ -280,7 +329,7 @@ class Connection:
             if outcome == SHIM_BLOCKS:
                 begun = lib.shim_begin_output(handle)
                 outcome = yield from self._in_time(
-                    finish(handle, begun, IdleDeadline(handle, timeout)), message
+                    finish(handle, begun, IdleDeadline(handle, timeout)), timeout
                 )
             if outcome != SHIM_OK:
                 raise self._failure(outcome)
@@ -293,6 +342,7 @@ class Connection:
         self._check_no_reply_pending()  # guard 39
         if self._protocol1_port is not None:
             return False
+        self._doing = EXCHANGING_NOOP
         self.in_flight = True  # guard 21
         answered = yield from self._exchange_noop(timeout)
         self.in_flight = False
@@ -302,29 +352,12 @@ class Connection:
         handle = self._open_handle()
         begun = lib.shim_begin_noop(handle)
         outcome = yield from self._in_time(
-            finish(handle, begun, IdleDeadline(handle, timeout)),
-            "receiving token: timed out",
+            finish(handle, begun, IdleDeadline(handle, timeout)), timeout
         )
         if outcome not in (SHIM_OK, lib.SHIM_UNSUPPORTED):
             raise self._failure(outcome)
         self._needs_noop = False
         return bool(outcome == SHIM_OK)
-
-    def _prove_end_of_reply(self, timeout: float) -> Steps[None]:
-        """Make sure that the last error was the end of the server's reply.
-
-        A stock remctld answers some commands with an error and then something else.
-        It handles messages in order, so its answer to a NOOP comes after all of that.
-        """
-        try:
-            yield from self._exchange_noop(timeout)
-        except RemctlTimeoutError:
-            raise
-        except RemctlError as error:
-            raise RemctlError(
-                "the command was not sent, as the server did not show that the last "
-                f"error was the end of its reply: {error.value}"
-            ) from None
 
     def _check_no_reply_pending(self) -> None:
         if self.pending:
@@ -343,9 +376,12 @@ class Connection:
                     self._addresses = yield from self._cancellable(
                         resolve(self._server, source, timeout)
                     )
-                port = yield from self._cancellable(
-                    connect(self._addresses, self._server, source, timeout, sockets)
+                self._doing = CONNECTING
+                steps = connect(
+                    self._addresses, self._server, source, timeout, sockets, self.log
                 )
+                port = yield from self._cancellable(steps)
+            self.log.port = port
             prepare(sockets[-1])
             self._new_handle(sockets[-1].fileno(), self._ccache)
         finally:
@@ -360,7 +396,8 @@ class Connection:
                 fd, host, principal, ccache, self._source_ip
             )
         except OSError as error:
-            raise RemctlError(f"cannot connect to {host}: {error.strerror}") from None
+            text = f"{_explain.cannot_connect(host, self.log.port)}: {error.strerror}"
+            raise RemctlError(text, "connect") from error.with_traceback(None)
         if self.closed:  # by a close() that came before there was a handle
             lib.shim_close(self._handle)
             raise self._failure(lib.SHIM_CLOSED)
@@ -380,20 +417,16 @@ class Connection:
         """From now on, use a new connection for each command."""
         self._drop_handle()
         if port is None:
-            raise RemctlError(
-                f"{self._server.host} speaks protocol 1, which takes a connection "
-                "for each command: sock cannot serve it"
-            )
+            raise RemctlError(_explain.no_sock(self.log.peer), "authenticate")
         self._refuse_downgrade(port)  # guard 22
         self._protocol1_port = port
 
     def _refuse_downgrade(self, port: int) -> None:
         host = self._server.host
         if (host.lower(), port) in spoke_protocol2:
-            raise RemctlError(
-                f"{host} (port {port}) has spoken protocol 2 before and speaks "
-                "protocol 1 now: refused, this may be an attack"
-            )
+            text = _explain.downgrade(self.log.peer)
+            self.log.warning("%s", text)
+            raise RemctlError(text, "authenticate")
 
     def _check_identity(self) -> None:
         """Refuse to run a command under another identity than that of open()."""
@@ -402,23 +435,22 @@ class Connection:
             and self._protocol1_ccache is None
             and "KRB5CCNAME" in os.environ
         ):
-            raise RemctlError(
-                "KRB5CCNAME was set after open(), and protocol 1 authenticates "
-                "again for each command: open() again to change the identity"
-            )
+            raise RemctlError(_explain.other_identity(self.log.peer), "authenticate")
 
     def _open_protocol1(self, port: int, timeout: float) -> Steps[ShimHandle]:
+        self._doing = AUTHENTICATING
         self._refuse_downgrade(port)
         handle = self._new_handle(-1, self._protocol1_ccache)  # guard 19a
         # Later than our time-out: libremctl's own only ends calls that were abandoned.
         library_timeout = math.ceil(timeout) + 2 if 0 < timeout < 1e9 else 0
         begun = lib.shim_begin_open_protocol1(handle, port, library_timeout)
         outcome = yield from self._in_time(
-            finish(handle, begun, Deadline(timeout)), "receiving token: timed out"
+            finish(handle, begun, Deadline(timeout)), timeout
         )
         if outcome == lib.SHIM_UNSUPPORTED:
             spoke_protocol2.add((self._server.host.lower(), port))
-            raise RemctlError("server no longer speaks protocol 1: open() again")
+            text = f"{self.log.peer} no longer speaks protocol 1: open() again"
+            raise RemctlError(text, "authenticate")
         if outcome != SHIM_OK:
             raise self._failure(outcome)
         return handle
@@ -427,7 +459,8 @@ class Connection:
         """Return the token that was read, and update the connection's state."""
         kind = handle.type
         if kind == lib.REMCTL_OUT_DONE:
-            raise RemctlError("the server's reply has no status")
+            text = f"the reply of {self.log.peer} has no status"
+            raise RemctlError(text, "reply")
         length = handle.length
         data = ffi.unpack(handle.data, length) if length else b""  # guard 15
         if kind == OUTPUT:
@@ -435,10 +468,16 @@ class Connection:
         else:
             if kind == lib.REMCTL_OUT_STATUS:
                 token = RemctlOutput("status", status=handle.status)
+                if "logging" in modules and enabled(DEBUG):
+                    self.log.debug("received status %d", handle.status)
             else:
                 code = ERROR_CODES.get(handle.code, handle.code)  # guard 53a
                 token = RemctlOutput("error", data, error=code)
+                if "logging" in modules and enabled(DEBUG):
+                    self.log.debug("received error %d", code)
                 self._out_of_step = bool(handle.many_tokens)  # guard 37b
+                if self._out_of_step:
+                    self.log.warning("%s", _explain.out_of_step(self.log.peer))
                 self._needs_noop = self._protocol1_port is None
             self.pending = False
             if self._out_of_step or self._protocol1_port is not None:
@@ -450,9 +489,29 @@ class Connection:
         """Return the exception for ``outcome``, which is not SHIM_OK."""
         if outcome == lib.SHIM_NO_MEMORY:
             return MemoryError()
-        if self.closed or outcome == lib.SHIM_CLOSED or self._handle is None:
-            return RemctlError("the connection was closed during the call")
-        return RemctlError(to_text(self._handle.error))
+        handle = self._handle
+        if self.closed or outcome == lib.SHIM_CLOSED or handle is None:
+            return RemctlError(
+                "the connection was closed during the call", self._doing[0]
+            )
+        text = to_text(handle.error)
+        doing = self._doing
+        if self._protocol1_port is not None:
+            doing = _explain.of_protocol1(doing, text)
+        server = self._server
+        credentials = _explain.credentials(
+            server.host, server.principal, self._protocol1_ccache
+        )
+        said = ffi.unpack(handle.data, handle.length) if handle.length else b""
+        text = _explain.failure(text, doing, self.log.peer, credentials, said)
+        if doing is not READING and _explain.is_out_of_step(text):
+            self.log.warning("out of step: %s", text)
+        return RemctlError(text, doing[0])
+
+    def _late(self, timeout: float) -> RemctlTimeoutError:
+        """Return the exception for a server that was silent for too long."""
+        text = _explain.timed_out(self._doing, self.log.peer, timeout)
+        return RemctlTimeoutError(text, None, self._doing[0])
 
     def _cancellable(self, steps: Steps[T]) -> Steps[T]:
         """Drive ``steps`` so that close() can cancel their waits."""
@@ -479,12 +538,12 @@ class Connection:
         finally:
             self._wait = None
 
-    def _in_time(self, steps: Steps[T], message: str) -> Steps[T]:
-        """Drive ``steps`` as _cancellable() does; a TimeoutError gets ``message``."""
+    def _in_time(self, steps: Steps[T], timeout: float) -> Steps[T]:
+        """Drive ``steps`` as _cancellable() does; explain a TimeoutError."""
         try:
             return (yield from self._cancellable(steps))
         except TimeoutError:
-            raise RemctlTimeoutError(f"error {message}") from None
+            raise self._late(timeout) from None
 
 
 def send(

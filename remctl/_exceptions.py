@@ -16,22 +16,42 @@ task queues need it.
 from __future__ import annotations
 
 import sys
-from typing import Any
+from typing import Any, Literal
 
 from remctl._public import publish
+
+# The stages of a call, in their order.
+Stage = Literal["resolve", "connect", "authenticate", "send", "reply"]
 
 
 class RemctlError(Exception):
     """A remctl operation failed.
 
-    ``value`` and ``str()`` hold the text, which is libremctl's own where it
-    has one.
+    ``value`` and ``str()`` hold the text.  It begins with libremctl's own
+    where that has one.
+
+    ``stage`` tells where it failed, and so whether the command may be repeated:
+
+    - ``"resolve"``: the name service;
+    - ``"connect"``: TCP;
+    - ``"authenticate"``: tickets, the KDC, the handshake;
+    - ``"send"``: sending the command, which may have arrived all the same;
+    - ``"reply"``: waiting for the reply or reading it; the server's own errors,
+      and RemctlStatusError.  The command may have run;
+    - None: none of them, as in a RemctlNotOpenedError.  The call has sent
+      nothing.
+
+    Before ``"send"``, no command has been sent, and none has run.
+
+    ``__cause__`` is the OSError, where it was one that failed.
     """
 
-    def __init__(self, value: str = "") -> None:
-        """Keep the text of the error."""
+    def __init__(self, value: str = "", stage: Stage | None = None) -> None:
+        """Keep the text of the error, and the stage."""
         super().__init__(value)
+        self.args: tuple[Any, ...] = (value,) if stage is None else (value, stage)
         self.value = value
+        self.stage: Stage | None = stage
 
     def __str__(self) -> str:
         """Return the text."""
@@ -39,7 +59,11 @@ class RemctlError(Exception):
 
 
 class RemctlNotOpenedError(RemctlError):
-    """There is no open connection to a server."""
+    """There is no open connection to a server.
+
+    If a failure has closed it, or has kept it from being opened, ``__cause__`` is
+    a copy of that failure.
+    """
 
 
 class RemctlProtocolError(RemctlError):
@@ -50,12 +74,14 @@ class RemctlProtocolError(RemctlError):
     that reported the error.
     """
 
-    def __init__(self, value: str = "", code: int | None = None) -> None:
-        """Keep the text of the error and the server's error code."""
-        super().__init__(value)
+    def __init__(
+        self, value: str = "", code: int | None = None, stage: Stage | None = None
+    ) -> None:
+        """Keep the text of the error, the server's error code, and the stage."""
+        super().__init__(value, stage)
         # Not passed to __init__(): of two arguments, TimeoutError takes the first for
         # an errno.
-        self.args: tuple[Any, ...] = (value, code)
+        self.args = (value, code) if stage is None else (value, code, stage)
         self.code = code
 
 

@@ -5,9 +5,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from enum import IntEnum
-from typing import Any, Literal, NamedTuple
+from typing import Literal, NamedTuple
 
 from remctl._exceptions import RemctlError, RemctlProtocolError
+from remctl._explain import printable_line
 from remctl._public import publish
 
 Kind = Literal["output", "status", "error", "done"]
@@ -90,13 +91,20 @@ class RemctlSimpleResult:
 class RemctlStatusError(RemctlError):
     """A command ended with a status other than 0: see RemctlSimpleResult.check().
 
-    ``result`` is the RemctlSimpleResult.
+    ``result`` is the RemctlSimpleResult.  The text has the status, and the first
+    line of standard error.
     """
 
     def __init__(self, result: RemctlSimpleResult) -> None:
         """Keep the result; the text tells its status."""
-        super().__init__(f"command exited with status {result.status}")
-        self.args: tuple[Any, ...] = (result,)
+        text = f"command exited with status {result.status}"
+        lines = (result.stderr or b"").split(b"\n")
+        complaint = next(filter(None, map(bytes.strip, lines)), None)
+        if complaint is not None:
+            shown = complaint.decode("utf-8", "backslashreplace")
+            text += f": {printable_line(shown)}"
+        super().__init__(text, "reply")
+        self.args = (result,)
         self.result = result
 
     def __repr__(self) -> str:
@@ -119,7 +127,7 @@ class Reply:
         output = token.output or b""
         if token.type == "error":
             message = output.decode("utf-8", "backslashreplace")  # guard 53b
-            raise RemctlProtocolError(message, token.error)
+            raise RemctlProtocolError(message, token.error, "reply")
         if token.type == "output":
             self._pieces[token.stream].append(output)
             return None

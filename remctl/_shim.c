@@ -1246,6 +1246,25 @@ speaks_protocol1(shim_connection *c)
     return output == NULL || output->type != REMCTL_OUT_DONE;
 }
 
+/* What a server that speaks another protocol has said: libremctl has read no
+ * more of it than the header of a token. */
+#define GREETING_LENGTH 80
+
+static void
+keep_greeting(shim_connection *c, struct results *results)
+{
+    char octets[GREETING_LENGTH];
+    ssize_t n = recv(c->fd, octets, sizeof(octets), MSG_PEEK | MSG_DONTWAIT);
+
+    if (n <= 0)
+        return;
+    results->data = malloc((size_t) n);
+    if (results->data == NULL)
+        return;
+    memcpy(results->data, octets, (size_t) n);
+    results->length = (size_t) n;
+}
+
 static int
 authenticate(struct work *work)
 {
@@ -1256,9 +1275,10 @@ authenticate(struct work *work)
     set_nonblocking(c, 0); /* guard 13 */
     block_signals(&guard);
     c->handed_over = true;
-    if (!remctl_open_fd(c->remctl, c->host, c->library_fd, c->principal))
+    if (!remctl_open_fd(c->remctl, c->host, c->library_fd, c->principal)) {
         outcome = fail_as_libremctl(c, &work->results);
-    else if (speaks_protocol1(c)) /* guard 32 */
+        keep_greeting(c, &work->results);
+    } else if (speaks_protocol1(c)) /* guard 32 */
         outcome = SHIM_UNSUPPORTED;
     else {
         c->idle = true;

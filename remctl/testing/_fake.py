@@ -125,9 +125,10 @@ class FakeRemctl(Scripted, Remctl):
         replies: The replies to the commands, in order.  A RemctlSimpleResult becomes
             output tokens and a status token; a RemctlProtocolError with a code
             becomes an error token; any other RemctlError, such as a
-            RemctlTimeoutError, is raised in place of the first token.  A list has the
-            tokens themselves: the last must be a status token, an error token or an
-            exception.  After an exception the object is not open.
+            RemctlTimeoutError, is raised in place of the first token, with the stage
+            that it was made with.  A list has the tokens themselves: the last must be
+            a status token, an error token or an exception.  After an exception the
+            object is not open.
         open_errors: For each call of open(), the exception that it raises, or None if
             it succeeds.  Further calls succeed.
 

@@ -91,8 +91,13 @@ PORT = [
 ]
 NO_TEXT = "must be a value with a text"
 NO_COMMAND = "command must be a sequence or iterator"
+MEANT = ", not a str; perhaps %s was meant"
 COMMAND = [
-    *rows(TypeError, NO_COMMAND, "test hello", "", b"test", bytearray(b"test")),
+    *rows(TypeError, NO_COMMAND, b"test hello", bytearray(b"test")),
+    *rows(TypeError, f"{NO_COMMAND}{MEANT % ['test', 'hello']}", "test hello"),
+    *rows(TypeError, f"{NO_COMMAND}{MEANT % ['ls', 'a b']}", "ls 'a b'", 'ls "a b"'),
+    *rows(TypeError, f"{NO_COMMAND}{MEANT % ['ls', chr(34)]}", 'ls "'),
+    *rows(TypeError, f"{NO_COMMAND}{MEANT % []}", ""),
     *rows(TypeError, NO_COMMAND, memoryview(b"test"), True, False, 5, 1.5, None),
     *rows(TypeError, NO_COMMAND, object, Path("test")),
     *rows(ValueError, "command must not be empty", [], (), {}, set(), range(0)),

@@ -202,7 +202,10 @@ def test_default_ports_both_failing(port: int | None) -> None:
 
 @pytest.mark.parametrize(
     ("deaf", "text"),
-    [(4373, "Connection timed out"), (4444, "Connection refused")],
+    [
+        (4373, "Connection timed out (no answer for 0.3 seconds)"),
+        (4444, "Connection refused"),
+    ],
 )
 def test_default_ports_failing_in_different_ways(deaf: int, text: str) -> None:
     """S3: the first port's error, where the other one has another."""
@@ -452,13 +455,13 @@ def test_timeout_applies_to_all_later_calls(server: Server, tmp_path: Path) -> N
         client.command(["test", "wait-for", over])
         assert client.output().output == b"waiting\n"
         with pytest.raises(
-            remctl.RemctlTimeoutError, match=r"^error receiving token: timed out$"
-        ):
+            remctl.RemctlTimeoutError, match=r"^error receiving token: timed out \("
+        ) as caught:
             client.output()
-        assert client.error() == "error receiving token: timed out"
+        assert client.error() == str(caught.value)
         with pytest.raises(remctl.RemctlNotOpenedError, match=f"^{NOT_OPENED}$"):
             client.output()
-        assert client.error() == "error receiving token: timed out"
+        assert client.error() == str(caught.value)
         client.close()
     over.touch()
     client.open(server.host, server.port)

@@ -76,6 +76,7 @@ def test_hostile_server(
         assert type(outcome) is variant.expected, outcome
         assert variant.text in str(outcome)
         assert getattr(outcome, "code", None) == variant.code
+        assert outcome.stage == variant.stage
         assert client.error() == str(outcome)
     else:
         assert outcome == variant.expected

@@ -296,8 +296,13 @@ def test_no_thread_to_be_had(server: Server, call: str) -> None:
         call,
     )
     assert result.stderr == ""
-    reason = "cannot start a thread: Resource temporarily unavailable\n"
-    assert result.stdout == ("unknown host localhost: " * (call == "look up")) + reason
+    reason = "cannot start a thread: Resource temporarily unavailable"
+    texts = {
+        "open": f"{reason} (127.0.0.1:{server.port})\n",
+        "noop": f"{reason} (localhost:{server.port})\n",
+        "look up": f"unknown host localhost: {reason}\n",
+    }
+    assert result.stdout == texts[call]
     assert result.returncode == -signal.SIGTERM
     wait_until(lambda: descriptors() == before)
 

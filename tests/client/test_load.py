@@ -13,10 +13,10 @@ from support import HANG
 
 TESTS = Path(__file__).parent.parent
 RIGHT = {"small", "streams", "noop", "one_shot", "across a fork", "afterwards"}
-LOST = {
-    "RemctlTimeoutError: error receiving token: timed out",
+LOST = (
+    "RemctlTimeoutError: error receiving token: timed out (",
     "RemctlError: cannot connect to localhost (port N): Connection refused",
-}
+)
 
 
 def test_load() -> None:
@@ -35,5 +35,6 @@ def test_load() -> None:
     assert (summary["wrong"], summary["hung"], summary["died"]) == (0, 0, 0)
     assert summary["calls"] == summary["right"] + summary["lost"]
     assert set(summary["right by action"]) >= RIGHT
-    assert set(summary["lost by exception"]) >= LOST
+    for text in LOST:
+        assert any(error.startswith(text) for error in summary["lost by exception"])
     assert summary["kills"] > 0

@@ -388,7 +388,8 @@ def test_multiprocessing(method: str, server: Server) -> None:
         remctl.RemctlSimpleResult(None, None, 7),
         remctl.RemctlSimpleResult(b"x\0", None, 0),
     ]
-    error = remctl.RemctlProtocolError("Unknown command", remctl.ErrorCode(5))
+    code = remctl.ErrorCode(5)
+    error = remctl.RemctlProtocolError("Unknown command", code, "reply")
     refusal = "cannot pickle 'Remctl' object"
     check(
         """

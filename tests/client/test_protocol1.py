@@ -445,8 +445,12 @@ def test_a_command_too_large_for_protocol_1(scripted: Scripted, server: Server) 
     client = remctl.Remctl(HOST, old.port)
     largest = b"x" * (64 * 1024 - 4 - 3 * 4 - 2)
     assert client.run(["a", "b", largest]).stdout == largest
-    with pytest.raises(remctl.RemctlError, match="token too large") as caught:
+    text = (
+        f"command too large: 65537 octets, and localhost:{old.port} speaks protocol 1"
+    )
+    with pytest.raises(remctl.RemctlError, match=text) as caught:
         client.command(["a", "b", largest + b"x"])
+    assert caught.value.stage == "send"
     check_lost(client, server, caught.value)
     assert len(commands(old)) == 1
 

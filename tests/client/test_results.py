@@ -63,13 +63,19 @@ def test_results_and_tokens_can_be_copied(
 EXCEPTIONS = [
     (remctl.RemctlError("text ü\udcff"), {}),
     (remctl.RemctlError(""), {}),
+    (remctl.RemctlError("text", "connect"), {"stage": "connect"}),
     (remctl.RemctlNotOpenedError("text"), {}),
     (remctl.RemctlProtocolError("text"), {"code": None}),
     (remctl.RemctlProtocolError("text", remctl.ErrorCode.ACCESS), {"code": 6}),
     (remctl.RemctlProtocolError("text", 4242), {"code": 4242}),
+    (remctl.RemctlProtocolError("text", 6, "reply"), {"code": 6, "stage": "reply"}),
     (remctl.RemctlTimeoutError("text"), {"code": None}),
     (remctl.RemctlTimeoutError("text", 7), {"code": 7}),
-    (remctl.RemctlStatusError(RESULT), {"result": RESULT}),
+    (
+        remctl.RemctlTimeoutError("text", None, "resolve"),
+        {"code": None, "stage": "resolve"},
+    ),
+    (remctl.RemctlStatusError(RESULT), {"result": RESULT, "stage": "reply"}),
 ]
 exceptions = pytest.mark.parametrize(
     ("error", "attributes"),
@@ -94,7 +100,8 @@ def test_exceptions_can_be_copied(
     assert type(result) is type(error)
     assert str(result) == str(error)
     assert result.args == error.args
-    assert vars(result) == {"value": str(error), "host": "added", **attributes}
+    all_of_them = {"value": str(error), "stage": None, **attributes}
+    assert vars(result) == {**all_of_them, "host": "added"}
 
 
 @exceptions
@@ -103,7 +110,7 @@ def test_exceptions_attributes(
 ) -> None:
     """S18: the text is in value and str(); the rest is as documented."""
     assert error.value == str(error)
-    assert vars(error) == {"value": error.value, **attributes}
+    assert vars(error) == {"value": error.value, "stage": None, **attributes}
     if isinstance(error, remctl.RemctlStatusError):
         # Not the result, which may be long.
         assert repr(error) == f"RemctlStatusError({error.value!r})"
@@ -120,7 +127,8 @@ def test_exceptions_are_made_of_their_args(
 ) -> None:
     """S18: task queues keep the class and args: that makes an equal exception."""
     result = type(error)(*error.args)
-    assert vars(result) == vars(error) == {"value": str(error), **attributes}
+    assert vars(result) == vars(error)
+    assert vars(error) == {"value": str(error), "stage": None, **attributes}
     assert (str(result), repr(result)) == (str(error), repr(error))
     assert result.args == error.args
     if isinstance(result, OSError):
@@ -134,7 +142,9 @@ def test_args_do_not_depend_on_how_an_exception_was_made() -> None:
         def __init__(self, host: str, value: str, code: int | None = None) -> None:
             super().__init__(f"{host}: {value}", code)
 
+    assert remctl.RemctlError("x", stage="send").args == ("x", "send")
     assert remctl.RemctlProtocolError("x", code=5).args == ("x", 5)
+    assert remctl.RemctlProtocolError("x", stage="send").args == ("x", None, "send")
     assert remctl.RemctlTimeoutError(value="x").args == ("x", None)
     assert remctl.RemctlStatusError(result=RESULT).args == (RESULT,)
     assert OfHost("a", "x", 5).args == ("a: x", 5)
@@ -178,8 +188,9 @@ def test_timeout_is_a_timeout_error(server: Server) -> None:
         with pytest.raises(TimeoutError) as caught:
             client.run(["test", "sleep", "5"])
         error = pickle.loads(pickle.dumps(caught.value))
-        assert str(error) == client.error() == "error receiving token: timed out"
-        assert error.code is None
+        assert str(error) == client.error()
+        assert str(error).startswith("error receiving token: timed out (")
+        assert (error.code, error.stage) == (None, "reply")
 
 
 def test_servers_error_can_be_pickled(server: Server) -> None:
@@ -189,6 +200,7 @@ def test_servers_error_can_be_pickled(server: Server) -> None:
     error = pickle.loads(pickle.dumps(caught.value))
     assert (error.value, str(error)) == ("Unknown command", "Unknown command")
     assert error.code is remctl.ErrorCode.UNKNOWN_COMMAND
+    assert error.stage == "reply"
 
 
 def test_check_returns_the_result_of_a_success(server: Server) -> None:
@@ -200,11 +212,34 @@ def test_check_returns_the_result_of_a_success(server: Server) -> None:
 @pytest.mark.parametrize("status", [1, 255, 256, -1])
 def test_check_raises_for_any_other_status(status: int) -> None:
     """S55: check() raises RemctlStatusError, which has the result."""
-    result = remctl.RemctlSimpleResult(b"out", b"err", status)
+    result = remctl.RemctlSimpleResult(b"out", None, status)
     with pytest.raises(remctl.RemctlStatusError) as caught:
         result.check()
     assert caught.value.result is result
     assert str(caught.value) == f"command exited with status {status}"
+
+
+@pytest.mark.parametrize(
+    ("stderr", "shown"),
+    [
+        (b"no space left\nsee the log\n", ": no space left"),
+        (b"\n  \r\n no space left\r\n", ": no space left"),
+        (b"\x1b[31mred\x07 \xff\x80", r": \x1b[31mred\x07 \xff\x80"),
+        ("\u202eüber\u2028".encode(), r": \u202eüber\u2028"),
+        (b"x" * 1001, f": {'x' * 1000}..."),
+        (b"", ""),
+        (b"\n\n", ""),
+    ],
+    ids=["line", "empty lines", "control", "unicode", "long", "none", "no line"],
+)
+def test_a_status_error_shows_the_first_line_of_standard_error(
+    stderr: bytes, shown: str
+) -> None:
+    """S55: the first that is not empty, and none of its control characters."""
+    result = remctl.RemctlSimpleResult(None, stderr, 3)
+    with pytest.raises(remctl.RemctlStatusError) as caught:
+        result.check()
+    assert str(caught.value) == f"command exited with status 3{shown}"
 
 
 def test_results_compare_and_show_their_parts() -> None:

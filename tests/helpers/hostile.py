@@ -43,14 +43,31 @@ class Variant(NamedTuple):
     timeout: float | None = None
     # Whether the server has received QUIT; None where it cannot tell.
     quits: bool | None = None
+    # The exception's stage.
+    stage: str | None = None
 
 
-def lost(script: list[Any], calls: str, text: str, commands: int = 0) -> Variant:
+def lost(
+    script: list[Any],
+    calls: str,
+    text: str,
+    commands: int = 0,
+    stage: str = "reply",
+) -> Variant:
     """Return a Variant that loses the connection."""
-    return Variant([script], calls, remctl.RemctlError, text, commands=commands)
+    return Variant(
+        [script],
+        calls,
+        remctl.RemctlError,
+        text,
+        commands=commands,
+        stage="authenticate" if calls == "open" else stage,
+    )
 
 
-def stalled(script: list[Any], calls: str, commands: int = 0) -> Variant:
+def stalled(
+    script: list[Any], calls: str, commands: int = 0, stage: str = "reply"
+) -> Variant:
     """Return a Variant in which the server says no more, and does not leave."""
     return Variant(
         [[*script, "hang"]],
@@ -59,6 +76,7 @@ def stalled(script: list[Any], calls: str, commands: int = 0) -> Variant:
         "timed out",
         commands=commands,
         timeout=STALLED,
+        stage="authenticate" if calls == "open" else stage,
     )
 
 
@@ -66,6 +84,8 @@ EOF = "unexpected end of file"
 SURPLUS = "unexpected token from server"
 GSSAPI = "GSS-API error"
 REPLY = ["handshake", "read"]
+# The stage of a call that fails before it has sent anything.
+BEFORE = [("run", "send"), ("noop", "reply")]
 
 
 def plain(hexadecimal: str) -> list[Any]:
@@ -94,8 +114,8 @@ def handshakes() -> Iterator[tuple[str, Variant]]:
         ("bit flip", {"mangle": "bitflip"}, GSSAPI),
         ("length 0", {"length": 0}, GSSAPI),
         ("length too small", {"length": 20}, GSSAPI),
-        ("length 2^20+1", {"length": 2**20 + 1}, "token too large"),
-        ("length 2^32-1", {"length": 2**32 - 1}, "token too large"),
+        ("length 2^20+1", {"length": 2**20 + 1}, "does not speak remctl"),
+        ("length 2^32-1", {"length": 2**32 - 1}, "does not speak remctl"),
     ]:
         yield f"answer of {name}", lost([["handshake", options], "hang"], "open", text)
     for octet in range(0, 150, 30):
@@ -199,24 +219,25 @@ def surpluses() -> Iterator[tuple[str, Variant]]:
         ("octet", ["raw", {"hex": "00"}]),
     ]
     for name, step in surplus:
-        for call in ("run", "noop"):
+        for call, stage in BEFORE:
             script = [*REPLY, "status", step, "hang"]
             calls = f"open, run, wait, {call}"
-            yield f"{name} after status, {call}", lost(script, calls, SURPLUS, 1)
+            yield f"{name} after status, {call}", lost(script, calls, SURPLUS, 1, stage)
         script = ["handshake", step, "hang"]
         if name != "replayed status":
-            yield f"{name} before a command", lost(script, "open, wait, run", SURPLUS)
+            variant = lost(script, "open, wait, run", SURPLUS, 0, "send")
+            yield f"{name} before a command", variant
     error = ["error", {"code": 1, "text": "no"}]
     for name, step in surplus:
         if name != "replayed status":
             script = [*REPLY, error, step, "hang"]
             calls = "open, command, output, wait, run"
-            yield f"{name} after error", lost(script, calls, SURPLUS, 1)
+            yield f"{name} after error", lost(script, calls, SURPLUS, 1, "send")
     for how in ("close", "reset"):
-        for call in ("run", "noop"):
+        for call, stage in BEFORE:
             script = [*REPLY, "status", how]
             calls = f"open, run, wait, {call}"
-            yield f"{how} after status, {call}", lost(script, calls, EOF, 1)
+            yield f"{how} after status, {call}", lost(script, calls, EOF, 1, stage)
 
 
 def noops() -> Iterator[tuple[str, Variant]]:
@@ -327,6 +348,7 @@ def oddities() -> Iterator[tuple[str, Variant]]:
                     code=code,
                     opened=True,
                     commands=1,
+                    stage="reply",
                 ),
             )
     yield (
@@ -346,6 +368,7 @@ def oddities() -> Iterator[tuple[str, Variant]]:
             remctl.RemctlTimeoutError,
             "timed out",
             timeout=STALLED,
+            stage="send",
         ),
     )
 
@@ -441,6 +464,7 @@ def old_protocols() -> Iterator[tuple[str, Variant]]:
                 remctl.RemctlError,
                 text,
                 commands=commands,
+                stage="reply",
             ),
         )
     silences: list[tuple[str, list[Any], int]] = [
@@ -451,7 +475,8 @@ def old_protocols() -> Iterator[tuple[str, Variant]]:
         ("in the result", [*sent, "mic", ["result1", {"cut": 30}]], 1),
     ]
     for name, steps, commands in silences:
-        variant = stalled(steps, "open, run", commands)
+        stage = "reply" if sent[0] in steps else "authenticate"
+        variant = stalled(steps, "open, run", commands, stage)
         yield (
             f"protocol 1, silence {name}",
             variant._replace(script=[[one], *variant.script]),
@@ -479,6 +504,7 @@ def old_protocols() -> Iterator[tuple[str, Variant]]:
                 remctl.RemctlError,
                 "attack",
                 commands=1,
+                stage="authenticate",
             ),
         )
 

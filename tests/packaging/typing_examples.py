@@ -21,6 +21,8 @@ if TYPE_CHECKING:
     import socket
     from collections.abc import Iterator
 
+Stage = Literal["resolve", "connect", "authenticate", "send", "reply"]
+
 
 def one_command(path: os.PathLike[str], arguments: Iterator[str]) -> None:
     result = remctl.remctl("host", command=["a", b"b", 3, path, bytearray(b"c")])
@@ -41,6 +43,13 @@ def one_command(path: os.PathLike[str], arguments: Iterator[str]) -> None:
     assert_type(remctl.__version__, str)
     assert_type(remctl.VERSION, str)
     assert_type(remctl.testing.aio.FakeRemctl().commands, list[list[bytes]])
+
+
+def stages(error: remctl.RemctlError) -> None:
+    assert_type(error.stage, Optional[Stage])
+    assert_type(remctl.RemctlProtocolError("a", 6, "reply").stage, Optional[Stage])
+    remctl.RemctlTimeoutError("a", stage="send")
+    remctl.RemctlError("a", "tcp")  # type: ignore[arg-type]
 
 
 def many_commands(sock: socket.socket) -> None:

@@ -53,7 +53,7 @@ LOSSES = re.compile(
     "|".join(
         [
             r".*Error: cannot connect to localhost \(port N\): Connection refused",
-            rf".*Error: error (receiv|send)ing token: ({BROKEN})",
+            rf".*Error: error (receiv|send)ing token: ({BROKEN}) \(.*",
             rf".*Error: .*{RESET}.*",
             r".*Error: the connection was closed during the call",
             r".*NotOpenedError: no currently open connection",
@@ -179,7 +179,7 @@ class Load:
             self.counts[what] += 1
 
     def count_lost(self, error: str) -> None:
-        error = re.sub(r"port \d+", "port N", error)
+        error = re.sub(r"(port |localhost:)\d+", r"\1N", error)
         with self.lock:
             self.counts["lost" if LOSSES.fullmatch(error) else "wrong"] += 1
             self.counts["resets"] += RESET in error

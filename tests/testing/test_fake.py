@@ -91,7 +91,9 @@ def outcome(call: Callable[..., Any], *arguments: Any, **options: Any) -> Any:
     try:
         return call(*arguments, **options)
     except Exception as error:  # noqa: BLE001 (that is what is compared)
-        return type(error), str(error), getattr(error, "code", None)
+        # Without the name of the server, which goes on in parentheses.
+        text, stage = str(error).partition(" (")[0], getattr(error, "stage", None)
+        return type(error), text, getattr(error, "code", None), stage
 
 
 def whole_results(client: remctl.Remctl) -> Any:
@@ -154,14 +156,15 @@ def time_outs(client: remctl.Remctl) -> Any:
     """The object is not open then, and says why it is not."""
     client.set_timeout(0.2)
     client.command(["test", "sleep", 60])
-    yield outcome(client.output), client.opened, client.error()
-    yield outcome(client.run, ["test"]), client.error()
+    yield outcome(client.output), client.opened
+    yield outcome(client.run, ["test"]), TIMED_OUT in client.error()
 
 
 def time_outs_in_run(client: remctl.Remctl) -> Any:
     """As well."""
     client.set_timeout(0.2)
-    yield outcome(client.run, ["test", "sleep", 60]), client.opened, client.error()
+    yield outcome(client.run, ["test", "sleep", 60]), client.opened
+    yield TIMED_OUT in client.error()
 
 
 HELLO_TOKENS = [
@@ -169,6 +172,7 @@ HELLO_TOKENS = [
     RemctlOutput("status", status=0),
 ]
 UNKNOWN = RemctlProtocolError("Unknown command", 5)
+LATE = RemctlTimeoutError(TIMED_OUT, stage="reply")
 SCENARIOS: list[tuple[Callable[[remctl.Remctl], Any], list[Any], int]] = [
     (
         whole_results,
@@ -192,8 +196,8 @@ SCENARIOS: list[tuple[Callable[[remctl.Remctl], Any], list[Any], int]] = [
     ),
     (wrong_arguments, [], 20),
     (not_open, [], 11),
-    (time_outs, [RemctlTimeoutError(TIMED_OUT)], 2),
-    (time_outs_in_run, [[RemctlTimeoutError(TIMED_OUT)]], 1),
+    (time_outs, [LATE], 2),
+    (time_outs_in_run, [[LATE]], 2),
 ]
 
 
@@ -270,11 +274,16 @@ def test_it_is_awaited(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_open_errors() -> None:
     """In their order; the object is not open then, and error() says why."""
-    refused = RemctlError("cannot connect to host (port 4373): Connection refused")
+    text = "cannot connect to host (port 4373): Connection refused"
+    refused = RemctlError(text, "connect")
     fake = fake_remctl([HELLO], open_errors=[refused, None, RemctlTimeoutError("late")])
-    with pytest.raises(RemctlError, match="Connection refused"):
+    with pytest.raises(RemctlError, match="Connection refused") as caught:
         fake("host")
+    assert caught.value.stage == "connect"
     assert (fake.opened, fake.error()) == (False, refused.value)
+    with pytest.raises(RemctlNotOpenedError) as not_opened:
+        fake.run(["x"])
+    assert repr(not_opened.value.__cause__) == repr(refused)
     fake.open("host")
     with pytest.raises(RemctlTimeoutError):
         fake.open("host")
@@ -285,15 +294,16 @@ def test_open_errors() -> None:
 
 def test_a_connection_lost_in_the_middle() -> None:
     """The tokens before are there, and a later open() goes on with the next reply."""
-    lost = RemctlError("error receiving token: end of file")
+    lost = RemctlError("error receiving token: end of file", "reply")
     first = RemctlOutput("output", b"half", 2)
     fake = fake_remctl([[first, lost], HELLO])("host")
     fake.command(["x"])
     token = fake.output()
     assert token == first
     assert token.stream is Stream.STDERR
-    with pytest.raises(RemctlError, match="end of file"):
+    with pytest.raises(RemctlError, match="end of file") as caught:
         fake.output()
+    assert caught.value.stage == "reply"
     assert (fake.opened, fake.error()) == (False, lost.value)
     fake.open("host")
     assert fake.run(["y"]) == HELLO
@@ -307,6 +317,7 @@ def test_error_codes() -> None:
             fake.run(["x"])
         assert caught.value.code == code
         assert type(caught.value.code) is type(code)
+        assert caught.value.stage == "reply"
 
 
 def test_no_reply_left() -> None:

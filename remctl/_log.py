@@ -1,0 +1,80 @@
+# SPDX-License-Identifier: MIT
+"""The logger "remctl", for programs that have imported logging.
+
+A program that has not imported it has no handler either.  So the client does not import
+it: that takes longer than a command.
+"""
+
+from __future__ import annotations
+
+import sys
+from itertools import count
+from typing import TYPE_CHECKING, Any
+
+from remctl._explain import peer
+
+if TYPE_CHECKING:
+    import logging
+
+DEBUG = 10  # logging.DEBUG
+WARNING = 30
+
+# For callers, too, to whom a call of enabled() costs too much.
+modules = sys.modules
+found: list[logging.Logger] = []  # the logger, once it has been looked for
+numbers = count(1)
+
+
+def enabled(level: int) -> bool:
+    """Whether a record of this level would go anywhere."""
+    if "logging" not in modules:
+        return False
+    if not found:
+        # Another thread may be importing it just now.
+        logging = modules["logging"]
+        if not hasattr(logging, "getLogger"):
+            return False
+        logger = logging.getLogger("remctl")
+        # Without a handler of the program's, warnings would go to standard error.
+        logger.addHandler(logging.NullHandler())
+        found.append(logger)
+    return found[0].isEnabledFor(level)
+
+
+class Log:
+    """What is logged about one connection: each record names it and its server."""
+
+    def __init__(self, host: str, port: int | None) -> None:
+        """Log about a connection to this server, which gets a number."""
+        self.host = host
+        self.port = port
+        self._number = next(numbers)
+
+    @property
+    def peer(self) -> str:
+        """The server's host and port, as they are shown."""
+        return peer(self.host, self.port)
+
+    def debug(self, message: str, *arguments: Any) -> None:
+        """Make a DEBUG record.  ``arguments`` must have no control characters."""
+        self._log(DEBUG, message, arguments)
+
+    def warning(self, message: str, *arguments: Any) -> None:
+        """Make a WARNING record, as debug() does."""
+        self._log(WARNING, message, arguments)
+
+    def _log(self, level: int, message: str, arguments: tuple[Any, ...]) -> None:
+        if not enabled(level):
+            return
+        found[0].log(
+            level,
+            f"%s, connection %d: {message}",
+            self.peer,
+            self._number,
+            *arguments,
+            extra={
+                "host": self.host,
+                "port": self.port,
+                "connection": self._number,
+            },
+        )

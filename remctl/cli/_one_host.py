@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from remctl import Remctl, RemctlError
 from remctl.cli._output import RawOutput
+from remctl.cli._process import complain
 from remctl.cli._reply import ReplyPrinter
 
 if TYPE_CHECKING:
@@ -15,10 +16,14 @@ if TYPE_CHECKING:
 
 def run_one_host(options: Options) -> int:
     """Run the command on the only host; return the exit status."""
+    if options.debug:
+        # Imports logging, which takes longer than a command.
+        from remctl.cli._records import show_records  # noqa: PLC0415
+
+        show_records(complain)
     printer = ReplyPrinter(RawOutput(), options)
     try:
         with Remctl(**options.connection(options.hosts[0])) as client:
-            printer.connected()
             client.command(options.command)
             printer.sent()
             for token in client:

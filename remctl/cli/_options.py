@@ -108,7 +108,7 @@ def parser() -> Parser:
         "-d",
         dest="debug",
         action="store_true",
-        help="say on standard error what is sent and received",
+        help="say on standard error what the client does",
     )
     add(
         "-f",

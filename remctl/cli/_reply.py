@@ -23,30 +23,23 @@ class ReplyPrinter:
         """Print to ``output``, with the messages of -d if ``options`` ask for them."""
         self._output = output
         self._debug = options.debug
-        self._argument_count = len(options.command)
         self._failure = FAILED
         self._error_prefix = ""
         # The command's, as exit() takes it; None unless the server has sent it.
         self.status: int | None = None
 
-    def connected(self) -> None:
-        """Note that the connection is open."""
-        if self._debug:
-            self._output.write_message("connected")
-
     def sent(self) -> None:
         """Note that the command is sent."""
-        if self._debug:
-            self._output.write_message(f"sent {self._argument_count} arguments")
         # remctl(1)'s words for a failure from here on.
         self._error_prefix = "error reading from server: "
 
     def print(self, token: RemctlOutput) -> None:
         """Print a token of the reply."""
-        if self._debug:
-            self._output.write_message(describe(token))
         data = token.output or b""
         if token.type == "output":
+            if self._debug:  # not the content, which may be secret
+                text = f"received {len(data)} bytes for stream {token.stream}"
+                self._output.write_message(text)
             self._output.write(token.stream or STDOUT, data)
             return
         self._output.end()
@@ -72,12 +65,3 @@ def exit_status(status: int | None) -> int:
     Protocol 1 has statuses of 32 bits: a failure must not become 0.
     """
     return (status or 0) & 0xFF or int(bool(status))
-
-
-def describe(token: RemctlOutput) -> str:
-    """Return what -d shows of ``token``: not its content, which may be secret."""
-    if token.type == "output":
-        return f"received {len(token.output or b'')} bytes for stream {token.stream}"
-    if token.type == "error":
-        return f"received error {token.error}"
-    return f"received status {token.status}"

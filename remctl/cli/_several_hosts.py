@@ -11,6 +11,7 @@ from remctl._waiting import SIGNAL_CHECK_INTERVAL
 from remctl.cli._output import LabelledOutput
 from remctl.cli._process import SERVER_ERROR, complain, exit_on_interrupt
 from remctl.cli._progress import ProgressBar
+from remctl.cli._records import show_records
 from remctl.cli._reply import ReplyPrinter
 
 if TYPE_CHECKING:
@@ -25,7 +26,6 @@ async def run_host(host: str, options: Options, bar: ProgressBar) -> int | None:
     printer = ReplyPrinter(LabelledOutput(host, bar), options)
     try:
         async with aio.Remctl(**options.connection(host)) as client:
-            printer.connected()
             await client.command(options.command)
             printer.sent()
             async for token in client:
@@ -78,6 +78,8 @@ def run_several_hosts(options: Options) -> int:
     """Run the command on all hosts and sum up; return the worst exit status."""
     bar = ProgressBar(len(options.hosts), options.progress)
     exit_on_interrupt(bar.clear)
+    if options.debug:
+        show_records(bar.complain)
     bar.draw()
     try:
         statuses = asyncio.run(run_hosts(options, bar))

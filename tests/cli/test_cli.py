@@ -138,7 +138,8 @@ SAME: dict[str, tuple[int, list[str | bytes]]] = {
 USAGE = rb"Usage: remctl <options>[^\0]*"
 RECORD = rb"remctl: localhost:\d+, connection 1: "
 DEBUGGING = (
-    RECORD + rb"trying 127\.0\.0\.1 port \d+\n"
+    # Where localhost has an IPv6 address, too, that is refused first.
+    rb"(" + RECORD + rb"(trying )?\S+ port \d+(: .*)?\n)+"
     + RECORD + rb"connected to 127\.0\.0\.1 port \d+\n"
     + RECORD + rb"handshake done, protocol 2 or later, \d+\.\d milliseconds\n"
     + RECORD + rb"sent 2 arguments, 9 octets\n"

@@ -48,7 +48,7 @@ def records(caplog: pytest.LogCaptureFixture) -> Callable[[], list[str]]:
 
 def test_records_of_a_command(server: Server, records: Callable[[], list[str]]) -> None:
     """S69: from the first address to close(), and nothing of what is secret."""
-    with remctl.Remctl(server.host, server.port) as client:
+    with remctl.Remctl("127.0.0.1", server.port, server.principal) as client:
         assert client.run(COMMAND).stdout == b"secret\0"
     *connecting, handshake, sent, status, closed = records()
     assert connecting == [

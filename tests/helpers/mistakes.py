@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Callable, NamedTuple
 
 from names import names
+from support import wait_until
 
 import remctl
 from remctl._arguments import MAX_COMMAND
@@ -596,7 +597,7 @@ def _(kit: Kit) -> None:
     client = remctl.Remctl("localhost", server.port)
 
     def close() -> None:
-        server.wait_for("command", 0)
+        wait_until(lambda: client._opened_connection().pending)
         client.close()
 
     thread = threading.Thread(target=close)

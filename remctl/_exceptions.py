@@ -81,7 +81,9 @@ class RemctlProtocolError(RemctlError):
         super().__init__(value, stage)
         # Not passed to __init__(): of two arguments, TimeoutError takes the first for
         # an errno.
-        self.args = (value, code) if stage is None else (value, code, stage)
+        self.args: tuple[Any, ...] = (
+            (value, code) if stage is None else (value, code, stage)
+        )
         self.code = code
 
 

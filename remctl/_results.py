@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from enum import IntEnum
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 from remctl._exceptions import RemctlError, RemctlProtocolError
 from remctl._explain import printable_line
@@ -104,7 +104,7 @@ class RemctlStatusError(RemctlError):
             shown = complaint.decode("utf-8", "backslashreplace")
             text += f": {printable_line(shown)}"
         super().__init__(text, "reply")
-        self.args = (result,)
+        self.args: tuple[Any, ...] = (result,)
         self.result = result
 
     def __repr__(self) -> str:

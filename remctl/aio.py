@@ -266,7 +266,7 @@ class Hold:
         """Hold it for a call in ``loop``, which has ``lock``, or for no call."""
         self.loop = loop
         self.lock = lock
-        self.ended = loop is None
+        self.ended: bool = loop is None
 
     def goes_on(self) -> bool:
         """Whether its call has not ended, and its loop has not been stopped."""

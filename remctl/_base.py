@@ -208,14 +208,16 @@ class RemctlBase:
     def __repr__(self) -> str:
         """Return the class, the last server, and whether there is a connection."""
         connection = self._connection
-        if connection is None or not connection.usable:
+        if (
+            connection is None
+            or not connection.usable
+            or (connection.broken and self._is_left_broken(connection))
+        ):
             state = "not open"
         elif not connection.established:
             state = "opening"
-        elif connection.pending:
-            state = "open, a reply is unread"
         else:
-            state = "open" if self.opened else "not open"
+            state = "open, a reply is unread" if connection.pending else "open"
         server = "" if self._log is None else f"{self._log.peer}, "
         name = f"{type(self).__module__}.{type(self).__qualname__}"
         return f"<{name} {server}{state}>"
@@ -252,10 +254,10 @@ class RemctlBase:
         connection, cause = self._connection, self._last_error[0]
         if self._is_inherited():
             return error
-        if isinstance(cause, RemctlError):
-            error.__cause__ = cause
-        elif connection is not None:
-            error.__cause__ = connection.loss
+        error.__cause__ = cause if isinstance(cause, RemctlError) else None
+        if connection is not None and connection.loss is not None:
+            loss = connection.loss
+            loss.__cause__, error.__cause__ = error.__cause__, loss
         return error
 
     def _begin_call(self) -> list[RemctlError | str]:
@@ -271,7 +273,11 @@ class RemctlBase:
     ) -> None:
         """Keep an exception for error(), and as the cause of a RemctlNotOpenedError."""
         if not isinstance(error, RemctlError):
-            last_error[0] = str(error) or type(error).__name__
+            connection = self._connection
+            last_error[0] = RemctlError(
+                str(error) or type(error).__name__,
+                None if connection is None else connection.stage,
+            )
         elif not isinstance(error, RemctlNotOpenedError):
             # Otherwise what is kept tells why there is no connection.
             last_error[0] = without_traceback(error)
@@ -291,8 +297,8 @@ class RemctlBase:
         broken = connection.broken  # guard 5, 35
         unread = interrupted and connection.pending  # guard 45
         if broken or unread:
-            connection.close(str(self._last_error[0]))
             self._connection = None
+            connection.close(str(self._last_error[0]))
 
     def _open(self, server: Server, sock: socket.socket | None) -> Steps[None]:
         connection = self._connection

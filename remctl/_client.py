@@ -203,7 +203,7 @@ class Remctl(RemctlBase):
         Blocks, without the GIL, until a token is there (remctl_output).
 
         """
-        return self._exclusively(self._next_token)
+        return self._exclusively(self._output)
 
     def run(self, command: Iterable[object]) -> RemctlSimpleResult:
         """Send a command, read all its output and return the result.
@@ -282,13 +282,16 @@ class Remctl(RemctlBase):
         # be wrong, as a signal may come before or after it is set.
         return self._of_this_process(threading.RLock)
 
-    def _command(self, arguments: list[bytes], must_finish: bool = False) -> None:
+    def _command(self, arguments: list[bytes], must_finish: bool = False) -> Connection:
         connection = self._opened_connection()
         if not connection.command_now(arguments, must_finish):
             self._block(connection.command_later(arguments, self._timeout))
+        return connection
 
-    def _next_token(self) -> RemctlOutput:
-        connection = self._readable_connection()
+    def _output(self) -> RemctlOutput:
+        return self._next_token(self._readable_connection())
+
+    def _next_token(self, connection: Connection) -> RemctlOutput:
         # Fast path, without a generator: the token is usually buffered.
         token = connection.output_now()
         if token is not None:
@@ -296,10 +299,12 @@ class Remctl(RemctlBase):
         return self._block(connection.output_later(self._timeout))
 
     def _run(self, arguments: list[bytes]) -> RemctlSimpleResult:
-        self._command(arguments, must_finish=True)
+        # Its own connection to the end, so that a close() after the command was sent is
+        # an error in the reply, and not a call without a connection.
+        connection = self._command(arguments, must_finish=True)
         reply = Reply()
         while True:
-            result = reply.add(self._next_token())
+            result = reply.add(self._next_token(connection))
             if result is not None:
                 return result
 

@@ -73,17 +73,15 @@ def connect(  # noqa: PLR0917 (all that it takes to connect)
     port = server.port
     errors = []
     for number in (port,) if port else (lib.REMCTL_PORT, lib.REMCTL_PORT_OLD):
-        try:
-            yield from connect_port(addresses, number, source_ip, timeout, sockets, log)
-        except OSError as error:
-            errors.append(error)
-        else:
+        error = yield from connect_port(
+            addresses, number, source_ip, timeout, sockets, log
+        )
+        if error is None:
             return number
-    cause = errors[0].with_traceback(None)
+        errors.append(error)
+    cause = without_frames(errors[0])
     where = cannot_connect(server.host, port or lib.REMCTL_PORT)
     text = f"{where}: {reason(cause)}"
-    if isinstance(cause, TimeoutError) and timeout:
-        text += f" (no answer for {duration(timeout)})"
     raise failure(text, "connect", cause) from cause
 
 
@@ -102,8 +100,8 @@ def look_up(host: str, timeout: float) -> Steps[list[Address]]:
     try:
         outcome = yield from finish(handle, begun, Deadline(timeout))  # guard 48b
     except TimeoutError as error:
-        text = f"unknown host {host}: timed out (no answer of the name service"
-        text += f" for {duration(timeout)})"
+        text = f"unknown host {printable_line(host)}: timed out (no answer of the name "
+        text += f"service for {duration(timeout)})"
         raise failure(text, "resolve", error) from None
     if outcome == lib.SHIM_NO_MEMORY:
         raise MemoryError
@@ -111,7 +109,7 @@ def look_up(host: str, timeout: float) -> Steps[list[Address]]:
         raise RemctlError("the call was begun by another process", "resolve")
     if outcome != lib.SHIM_OK:
         cause = _socket.gaierror(handle.status, to_text(handle.error))
-        text = f"unknown host {host}: {reason(cause)}"
+        text = f"unknown host {printable_line(host)}: {reason(cause)}"
         raise failure(text, "resolve", cause) from cause
     return [address(line) for line in to_text(handle.data).splitlines()]
 
@@ -131,16 +129,16 @@ def connect_port(  # noqa: PLR0917 (all that it takes to connect)
     timeout: float,
     sockets: list[Socket],
     log: Log,
-) -> Steps[None]:
+) -> Steps[OSError | None]:
     """Connect to ``port`` on the first address that answers.
 
-    Raises OSError, that of the last address, if none does.
+    Returns the last address's error if none does.
     """
     last_error = OSError(EAFNOSUPPORT, os.strerror(EAFNOSUPPORT))
     for number, (family, address) in enumerate(addresses, 1):
-        add_socket(sockets, family)
         log.debug("trying %s port %d", address[0], port)
         try:
+            add_socket(sockets, family)
             if source_ip is not None:
                 sockets[-1].bind((source_ip, 0))
             target = (address[0], port, *address[2:])
@@ -151,14 +149,15 @@ def connect_port(  # noqa: PLR0917 (all that it takes to connect)
                 and number == len(addresses)
                 and lib.SHIM_LINUX
             ):
-                return  # it was accepted, then reset: Connection.open() tries again
-            sockets[-1].close()
+                return None  # accepted, then reset: Connection.open() tries again
+            if sockets:
+                sockets[-1].close()
             last_error = error
             log.debug("%s port %d: %s", address[0], port, reason(error))
         else:
             log.debug("connected to %s port %d", address[0], port)
-            return
-    raise last_error
+            return None
+    return last_error
 
 
 def add_socket(sockets: list[Socket], family: int) -> None:
@@ -191,7 +190,8 @@ def connect_socket(
         )
         while not connected.ready:
             if deadline.passed():
-                raise TimeoutError(ETIMEDOUT, os.strerror(ETIMEDOUT))
+                text = f"{os.strerror(ETIMEDOUT)} (no answer for {duration(timeout)})"
+                raise TimeoutError(ETIMEDOUT, text)
             yield connected
         code = sock.getsockopt(_socket.SOL_SOCKET, _socket.SO_ERROR)
     if code:
@@ -210,6 +210,12 @@ def shut_down(sock: Socket) -> None:
     """End all waits for ``sock``.  Any thread may call this."""
     with suppress(OSError):  # it may not be connected any more
         sock.shutdown(_socket.SHUT_RDWR)
+
+
+def without_frames(error: OSError) -> OSError:
+    """Return ``error`` without what keeps the frames of callers alive."""
+    error.__context__ = None
+    return error.with_traceback(None)
 
 
 def reason(error: OSError) -> str:

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Callable
 
 from remctl import _explain
 from remctl._arguments import command_size
-from remctl._connect import connect, prepare, resolve
+from remctl._connect import connect, prepare, resolve, without_frames
 from remctl._exceptions import RemctlError, RemctlTimeoutError
 from remctl._explain import (
     AUTHENTICATING,
@@ -39,6 +39,7 @@ if TYPE_CHECKING:
 
     from remctl._arguments import Server
     from remctl._connect import Address, Socket
+    from remctl._exceptions import Stage
     from remctl._explain import Doing
     from remctl._remctl_cffi import CData, ShimHandle
     from remctl._waiting import Steps, T, Wait
@@ -123,6 +124,11 @@ class Connection:
         return self.in_flight or (self.pending and self.must_finish)  # guard 4, 31
 
     @property
+    def stage(self) -> Stage:
+        """The stage at which the last operation is, or has ended."""
+        return self._doing[0]
+
+    @property
     def loss(self) -> RemctlError | None:
         """Why it cannot be used any more, if no call has failed."""
         if not self._out_of_step or self.closed:
@@ -165,10 +171,10 @@ class Connection:
             self._protocol1_ccache = os.environ.get("KRB5CCNAME")
         host = self._server.host
         port = yield from self._connect(timeout, sock)
-        begin = lib.shim_now()
         deadline = Deadline(timeout)  # guard 48a, 49
         for longest_pause in (*PAUSES, None):
             self._doing = AUTHENTICATING
+            begin = lib.shim_now()
             handle = self._open_handle()
             outcome = yield from self._in_time(
                 finish(handle, lib.shim_begin_open(handle), deadline), timeout
@@ -219,6 +225,7 @@ class Connection:
         """
         self._check_no_reply_pending()  # guard 30
         self._check_identity()  # guard 19b
+        self._check_size(arguments)
         self.must_finish = must_finish
         self._doing = SENDING
         self.in_flight = True  # guard 36
@@ -251,10 +258,6 @@ class Connection:
         if self._protocol1_port is None:
             handle = self._open_handle()
         else:
-            size = command_size(arguments)
-            if size > MAX_COMMAND1:
-                text = _explain.large_for_protocol1(self.log.peer, size, MAX_COMMAND1)
-                raise RemctlError(text, "send")
             handle = yield from self._open_protocol1(self._protocol1_port, timeout)
             # libremctl also waits for the server's MIC of the command, and its socket
             # does not tell us when.
@@ -397,7 +400,7 @@ class Connection:
             )
         except OSError as error:
             text = f"{_explain.cannot_connect(host, self.log.port)}: {error.strerror}"
-            raise RemctlError(text, "connect") from error.with_traceback(None)
+            raise RemctlError(text, "connect") from without_frames(error)
         if self.closed:  # by a close() that came before there was a handle
             lib.shim_close(self._handle)
             raise self._failure(lib.SHIM_CLOSED)
@@ -436,6 +439,14 @@ class Connection:
             and "KRB5CCNAME" in os.environ
         ):
             raise RemctlError(_explain.other_identity(self.log.peer), "authenticate")
+
+    def _check_size(self, arguments: list[bytes]) -> None:
+        """Refuse a command that has no room in a message of protocol 1."""
+        if self._protocol1_port is not None:
+            size = command_size(arguments)
+            if size > MAX_COMMAND1:
+                text = _explain.large_for_protocol1(self.log.peer, size, MAX_COMMAND1)
+                raise RemctlError(text, "send")
 
     def _open_protocol1(self, port: int, timeout: float) -> Steps[ShimHandle]:
         self._doing = AUTHENTICATING

@@ -37,6 +37,7 @@ LONGEST_GREETING = 60
 # Beginnings and ends of texts of libremctl and the shim.
 EOF = "unexpected end of file"
 SURPLUS = "unexpected token from server"
+OTHER_MESSAGE = "unexpected message type "
 ANSWERED_AGAIN = "the server has answered the last command again"
 TOO_LARGE = "token too large"
 NO_JOB = ("cannot start a thread: ", "cannot wait for a job: ")
@@ -55,7 +56,9 @@ def peer(host: str, port: int | None) -> str:
 
 def cannot_connect(host: str, port: int | None) -> str:
     """Return the beginning of the text for a failure to connect."""
-    return f"cannot connect to {host}" + (f" (port {port})" if port else "")
+    return f"cannot connect to {printable_line(host)}" + (
+        f" (port {port})" if port else ""
+    )
 
 
 def printable_line(text: str) -> str:
@@ -157,7 +160,7 @@ def duration(seconds: float) -> str:
 
 def is_out_of_step(text: str) -> bool:
     """Whether the server has sent something after the end of a reply."""
-    return text.startswith((SURPLUS, ANSWERED_AGAIN))
+    return text.startswith((SURPLUS, ANSWERED_AGAIN, OTHER_MESSAGE))
 
 
 def out_of_step(server: str) -> str:

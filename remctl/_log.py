@@ -32,7 +32,7 @@ def enabled(level: int) -> bool:
     if not found:
         # Another thread may be importing it just now.
         logging = modules["logging"]
-        if not hasattr(logging, "getLogger"):
+        if not hasattr(logging, "NullHandler"):
             return False
         logger = logging.getLogger("remctl")
         # Without a handler of the program's, warnings would go to standard error.
@@ -66,15 +66,13 @@ class Log:
     def _log(self, level: int, message: str, arguments: tuple[Any, ...]) -> None:
         if not enabled(level):
             return
-        found[0].log(
-            level,
-            f"%s, connection %d: {message}",
-            self.peer,
-            self._number,
-            *arguments,
-            extra={
-                "host": self.host,
-                "port": self.port,
-                "connection": self._number,
-            },
+        logger = found[0]
+        text = f"%s, connection %d: {message}"
+        values = (self.peer, self._number, *arguments)
+        file, line, function, _ = logger.findCaller(stacklevel=3)
+        record = logger.makeRecord(
+            logger.name, level, file, line, text, values, None, function
         )
+        # Not with extra=, which refuses names that a program's record factory has set.
+        vars(record).update(host=self.host, port=self.port, connection=self._number)
+        logger.handle(record)

@@ -11,6 +11,9 @@ from remctl._exceptions import RemctlError, RemctlProtocolError
 from remctl._explain import printable_line
 from remctl._public import publish
 
+# The octets of standard error in which a RemctlStatusError looks for its first line.
+LONGEST_COMPLAINT = 4000
+
 Kind = Literal["output", "status", "error", "done"]
 
 
@@ -98,11 +101,12 @@ class RemctlStatusError(RemctlError):
     def __init__(self, result: RemctlSimpleResult) -> None:
         """Keep the result; the text tells its status."""
         text = f"command exited with status {result.status}"
-        lines = (result.stderr or b"").split(b"\n")
-        complaint = next(filter(None, map(bytes.strip, lines)), None)
-        if complaint is not None:
-            shown = complaint.decode("utf-8", "backslashreplace")
-            text += f": {printable_line(shown)}"
+        if isinstance(result.stderr, (bytes, bytearray)):
+            head = result.stderr[:LONGEST_COMPLAINT].strip()
+            complaint = head.partition(b"\n")[0].rstrip()
+            if complaint:
+                shown = complaint.decode("utf-8", "backslashreplace")
+                text += f": {printable_line(shown)}"
         super().__init__(text, "reply")
         self.args: tuple[Any, ...] = (result,)
         self.result = result

@@ -192,19 +192,21 @@ class Remctl(RemctlBase):
 
     def _command(
         self, arguments: list[bytes], must_finish: bool = False
-    ) -> Steps[None]:
+    ) -> Steps[Connection]:
         connection = self._opened_connection()
         if not connection.command_now(arguments, must_finish):
             yield from connection.command_later(arguments, self._timeout)
+        return connection
 
     def _output(self) -> Steps[RemctlOutput]:
         return (yield from self._readable_connection().output(self._timeout))
 
     def _run(self, arguments: list[bytes]) -> Steps[RemctlSimpleResult]:
-        yield from self._command(arguments, must_finish=True)
+        # Its own connection to the end: see remctl.Remctl._run().
+        connection = yield from self._command(arguments, must_finish=True)
         reply = Reply()
         while True:
-            result = reply.add((yield from self._output()))
+            result = reply.add((yield from connection.output(self._timeout)))
             if result is not None:
                 return result
 
@@ -238,9 +240,11 @@ class Remctl(RemctlBase):
             last_error[0] = NO_ERROR
             return result  # noqa: TRY300 (so that no token is lost)
         except BaseException as error:
-            self._record(error, last_error)
-            if is_last(hold):  # otherwise the connection is another loop's
-                self._drop_broken(interrupted=not isinstance(error, RemctlError))
+            try:
+                self._record(error, last_error)
+            finally:
+                if is_last(hold):  # otherwise the connection is another loop's
+                    self._drop_broken(interrupted=not isinstance(error, RemctlError))
             raise
 
     def _is_left_broken(self, connection: Connection) -> bool:

@@ -173,6 +173,9 @@ class FakeConnection(Connection):
         if not self.pending:
             return DONE
         self.in_flight = True
+        if self.closed:
+            text = "the connection was closed during the call"
+            raise RemctlError(text, "reply")
         token = self._tokens.popleft()
         if isinstance(token, RemctlError):
             raise token

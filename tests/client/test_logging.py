@@ -189,7 +189,6 @@ def test_logging_is_not_imported(server: Server) -> None:
         assert "logging" not in sys.modules
         import logging
         client = remctl.Remctl(host, port)
-        remctl._connection.spoke_protocol2.add((host, 1))
         client._connection.log.warning("this is for handlers")
         client.close()
         print([type(each).__name__ for each in logging.getLogger("remctl").handlers])
@@ -352,3 +351,82 @@ def test_cause_of_a_class_with_other_arguments() -> None:
         fake.run(COMMAND)
     cause: Any = caught.value.__cause__
     assert (type(cause), str(cause), cause.number) == (OfHost, "host 5", 5)
+
+
+# What a review found
+
+
+def test_close_between_the_command_and_its_reply(
+    server: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """S66: the command may have run, so it is an error in the reply."""
+    client = remctl.Remctl(server.host, server.port)
+    connection = client._opened_connection()
+    command_now = connection.command_now
+
+    def closed_then(*arguments: Any) -> bool:
+        sent = command_now(*arguments)
+        client.close()
+        return sent
+
+    monkeypatch.setattr(connection, "command_now", closed_then)
+    with pytest.raises(remctl.RemctlError, match="closed during the call") as caught:
+        client.run(COMMAND)
+    assert caught.value.stage == "reply"
+
+
+def test_the_cause_after_an_interrupt(
+    server: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """S68: it is named, and the stage that it has ended."""
+
+    class Stop(BaseException):
+        pass
+
+    def stop() -> None:
+        raise Stop
+
+    client = remctl.Remctl(server.host, server.port)
+    monkeypatch.setattr(client._opened_connection(), "output_now", stop)
+    with pytest.raises(Stop):
+        client.run(COMMAND)
+    assert client.error() == "Stop"
+    with pytest.raises(remctl.RemctlNotOpenedError) as caught:
+        client.run(COMMAND)
+    cause = caught.value.__cause__
+    assert isinstance(cause, remctl.RemctlError)
+    assert (str(cause), cause.stage) == ("Stop", "reply")
+
+
+def test_the_cause_after_an_error_for_a_large_command(scripted: Scripted) -> None:
+    """S68: that it may have been one of several, and the error itself."""
+    server = scripted(["handshake", "read", INTERNAL])
+    client = remctl.Remctl("localhost", server.port)
+    with pytest.raises(remctl.RemctlProtocolError):
+        client.run(LARGE)
+    with pytest.raises(remctl.RemctlNotOpenedError) as caught:
+        client.run(COMMAND)
+    cause = caught.value.__cause__
+    assert cause is not None
+    assert "out of step" in str(cause)
+    assert isinstance(cause.__cause__, remctl.RemctlProtocolError)
+    client.close()
+
+
+def test_a_program_whose_records_have_a_host(
+    server: Server, records: Callable[[], list[str]]
+) -> None:
+    """S69: the record factory of a program may set the same names."""
+    former = logging.getLogRecordFactory()
+
+    def factory(*arguments: Any, **options: Any) -> logging.LogRecord:
+        record = former(*arguments, **options)
+        record.host = "here"
+        return record
+
+    logging.setLogRecordFactory(factory)
+    try:
+        remctl.Remctl(server.host, server.port).close()
+    finally:
+        logging.setLogRecordFactory(former)
+    assert records()[-1] == "DEBUG closed: by close()"

@@ -491,7 +491,9 @@ def _(kit: Kit) -> None:
 
 @call("the server does not read a large command")
 def _(kit: Kit) -> None:
-    kit.open(["handshake", "stop_reading"], timeout=TIMEOUT).command(LARGE)
+    client = kit.open(["handshake", "stop_reading"])
+    client.set_timeout(TIMEOUT)
+    client.command(LARGE)
 
 
 @call("the server resets the connection in a large command")
@@ -507,9 +509,10 @@ def _(kit: Kit) -> None:
 @call("the server does not answer after an error")
 def _(kit: Kit) -> None:
     script = ["handshake", "read", ERROR, "hang"]
-    with kit.open(script, timeout=TIMEOUT) as client:
+    with kit.open(script) as client:
         with suppress(remctl.RemctlProtocolError):
             client.run(COMMAND)
+        client.set_timeout(TIMEOUT)
         client.run(COMMAND)
 
 
@@ -546,9 +549,10 @@ def _(kit: Kit) -> object:
 
 
 @call("the command is silent for too long")
-def _(kit: Kit) -> object:
-    command = ["test", "sleep", "60"]
-    return remctl.remctl(**kit.arguments(command=command, timeout=TIMEOUT))
+def _(kit: Kit) -> None:
+    client = kit.open()
+    client.set_timeout(TIMEOUT)
+    client.run(["test", "sleep", "60"])
 
 
 @call("the server hangs up before the reply")

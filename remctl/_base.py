@@ -155,9 +155,9 @@ class RemctlBase:
     def close(self) -> None:
         """Close the connection, if there is one.  open() may be called again.
 
-        Never blocks.  If another thread is using the connection, or this is a
-        signal handler that has interrupted such a call, that call raises
-        RemctlError at once.
+        Never blocks, unless a handler of the program's log does.  If another
+        thread is using the connection, or this is a signal handler that has
+        interrupted such a call, that call raises RemctlError at once.
         """
         self._last_error = [NOT_OPENED]
         if self._connection is None:

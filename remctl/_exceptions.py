@@ -27,8 +27,8 @@ Stage = Literal["resolve", "connect", "authenticate", "send", "reply"]
 class RemctlError(Exception):
     """A remctl operation failed.
 
-    ``value`` and ``str()`` hold the text.  It begins with libremctl's own
-    where that has one.
+    ``value`` and ``str()`` hold the text: libremctl's own and more, where that
+    has one.
 
     ``stage`` tells where it failed, and so whether the command may be repeated:
 

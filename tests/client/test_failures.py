@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Callable, NamedTuple
 
 import pytest
 from mistakes import CALLS, COMMAND, OPENINGS, Kit
+from support import LINUX_SHIM
 
 import remctl
 
@@ -47,6 +48,11 @@ def rows() -> Iterator[Row]:
 
 
 ROWS = {row.name: row for row in rows()}
+if not LINUX_SHIM:  # which cannot tell that it was a reset
+    RESETS = "a server that resets each connection"
+    HUNG_UP = ROWS["a server that hangs up in the handshake"].text
+    TEXT = HUNG_UP.replace("receiving", "...")
+    ROWS[RESETS] = ROWS[RESETS]._replace(text=TEXT)
 
 
 def test_the_table() -> None:

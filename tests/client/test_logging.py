@@ -11,7 +11,7 @@ from contextlib import suppress
 from typing import TYPE_CHECKING, Any, Callable
 
 import pytest
-from support import run_python
+from support import LINUX_SHIM, run_python
 
 import remctl
 
@@ -96,9 +96,12 @@ def test_records_of_a_server_that_resets(
     """S69: each new attempt."""
     reset = [["handshake", {"stop": ["reset", 0]}]]
     server = scripted(reset, reset, ["handshake", "serve"])
-    remctl.Remctl("localhost", server.port).close()
+    try:
+        remctl.Remctl("localhost", server.port).close()
+    except remctl.RemctlError:
+        assert not LINUX_SHIM  # which tries again
     again = [text for text in records() if "reset" in text]
-    assert len(again) == 2
+    assert len(again) == (2 if LINUX_SHIM else 0)
     for text in again:
         pattern = r"DEBUG reset, so tried again in 0\.\d{3} seconds"
         assert re.fullmatch(pattern, text)

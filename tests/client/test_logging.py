@@ -152,24 +152,6 @@ def test_warnings(scripted: Scripted, records: Callable[[], list[str]]) -> None:
     assert len(warnings) == 4
 
 
-def test_a_servers_text_is_one_line_in_the_log(
-    scripted: Scripted, records: Callable[[], list[str]]
-) -> None:
-    """S69, S67: with escapes, and cut; the exception has all of it (S28)."""
-    text = "no\r\n\x1b[31mred\x07" + 2000 * "x"
-    server = scripted(["handshake", "read", ["error", {"code": 7, "text": text}]])
-    client = remctl.Remctl("localhost", server.port)
-    with pytest.raises(remctl.RemctlProtocolError) as caught:
-        client.run(LARGE)
-    assert str(caught.value) == text
-    with pytest.raises(remctl.RemctlNotOpenedError):
-        client.run(COMMAND)
-    client.close()
-    assert "DEBUG received error 7" in records()
-    assert not [line for line in records() if "red" in line and "\\x1b[31m" not in line]
-    assert max(map(len, records())) < 1100
-
-
 @pytest.mark.blocking_only
 def test_an_exceptions_text_is_one_line_in_the_log(
     records: Callable[[], list[str]],

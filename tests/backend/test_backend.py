@@ -756,4 +756,4 @@ def test_import_is_light() -> None:
             "tree",
         )
     ]
-    assert set(imported.split()) - set(ours) <= {"__future__", "types"}
+    assert set(imported.split()) - set(ours) <= {"__future__", "_types", "types"}

@@ -255,8 +255,8 @@ class RemctlBase:
         if self._is_inherited():
             return error
         error.__cause__ = cause if isinstance(cause, RemctlError) else None
-        if connection is not None and connection.loss is not None:
-            loss = connection.loss
+        loss = None if connection is None else connection.loss
+        if loss is not None:
             loss.__cause__, error.__cause__ = error.__cause__, loss
         return error
 

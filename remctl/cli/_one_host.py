@@ -20,7 +20,7 @@ def run_one_host(options: Options) -> int:
         # Imports logging, which takes longer than a command.
         from remctl.cli._records import show_records  # noqa: PLC0415
 
-        show_records(complain)
+        show_records(lambda _, text: complain(text))
     printer = ReplyPrinter(RawOutput(), options)
     try:
         with Remctl(**options.connection(options.hosts[0])) as client:

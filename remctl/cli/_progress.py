@@ -6,7 +6,7 @@ from __future__ import annotations
 import os
 from contextlib import suppress
 
-from remctl.cli._process import STDERR, complain, write
+from remctl.cli._process import STDERR, write
 
 WIDTH = 30  # characters between the brackets
 
@@ -35,12 +35,6 @@ class ProgressBar:
             blanks = " " * (self._drawn + len("^C"))  # which the terminal echoes
             self._write(f"\r{blanks}\r")
             self._drawn = 0
-
-    def complain(self, text: str) -> None:
-        """Write ``text`` as one line to standard error, with the bar out of the way."""
-        self.clear()
-        complain(text)
-        self.draw()
 
     def advance(self) -> None:
         """Count one more host as done."""

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import asyncio
+from contextlib import suppress
 from typing import TYPE_CHECKING
 
 from remctl import RemctlError, aio
@@ -79,7 +80,12 @@ def run_several_hosts(options: Options) -> int:
     bar = ProgressBar(len(options.hosts), options.progress)
     exit_on_interrupt(bar.clear)
     if options.debug:
-        show_records(bar.complain)
+
+        def show(host: str, text: str) -> None:
+            with suppress(OSError):  # a record that cannot be written ends no call
+                LabelledOutput(host, bar).write_message(text)
+
+        show_records(show)
     bar.draw()
     try:
         statuses = asyncio.run(run_hosts(options, bar))

@@ -14,12 +14,13 @@ from typing import TYPE_CHECKING, Union
 from remctl import (
     Remctl,
     RemctlError,
+    RemctlNotOpenedError,
     RemctlOutput,
     RemctlProtocolError,
     RemctlSimpleResult,
     Stream,
 )
-from remctl._base import RemctlBase
+from remctl._base import RemctlBase, without_traceback
 from remctl._connection import DONE, ERROR_CODES, Connection
 
 if TYPE_CHECKING:
@@ -125,12 +126,14 @@ class FakeRemctl(Scripted, Remctl):
         replies: The replies to the commands, in order.  A RemctlSimpleResult becomes
             output tokens and a status token; a RemctlProtocolError with a code
             becomes an error token; any other RemctlError, such as a
-            RemctlTimeoutError, is raised in place of the first token, with the stage
-            that it was made with.  A list has the tokens themselves: the last must be
-            a status token, an error token or an exception.  After an exception the
-            object is not open.
+            RemctlTimeoutError, is raised in place of the first token.  A list has the
+            tokens themselves: the last must be a status token, an error token or an
+            exception.  An exception without a stage, but for RemctlNotOpenedError,
+            is raised as a copy with the stage "reply".  After an exception the object
+            is not open.
         open_errors: For each call of open(), the exception that it raises, or None if
-            it succeeds.  Further calls succeed.
+            it succeeds.  It has the stage that it was made with.  Further calls
+            succeed.
 
     A command for which there is no reply left raises AssertionError.  noop() returns
     True on an open object.  There is no descriptor: fileno() raises
@@ -217,10 +220,21 @@ def tokens(reply: Reply) -> deque[Token]:
     return checked
 
 
+def in_reply(error: RemctlError) -> RemctlError:
+    """Return ``error`` with a stage, as an exception in a real reply has one."""
+    if error.stage is not None or isinstance(error, RemctlNotOpenedError):
+        return error
+    copy = without_traceback(error)
+    copy.stage = "reply"
+    if type(error).__init__ in {RemctlError.__init__, RemctlProtocolError.__init__}:
+        copy.args = (*error.args, "reply")  # of another class, it may be no argument
+    return copy
+
+
 def token(item: Token) -> Token:
     """Check one token, and return it as a connection does."""
     if isinstance(item, RemctlError):
-        return item
+        return in_reply(item)
     if not isinstance(item, RemctlOutput):
         raise TypeError(f"a token is a RemctlOutput or a RemctlError, not {item!r}")
     kind, output, stream, status, error = item

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
         RemctlNotOpenedError,
         RemctlProtocolError,
         RemctlTimeoutError,
+        Stage,
     )
     from remctl._results import (
         ErrorCode,
@@ -44,6 +45,7 @@ __all__ = [
     "RemctlSimpleResult",
     "RemctlStatusError",
     "RemctlTimeoutError",
+    "Stage",
     "Stream",
     "__version__",
     "remctl",

@@ -43,7 +43,8 @@ NAMES = [
     (module, name)
     for module in PUBLIC
     for name in importlib.import_module(module).__all__
-    if callable(getattr(sys.modules[module], name))
+    if inspect.isroutine(value := getattr(sys.modules[module], name))
+    or inspect.isclass(value)
 ]
 
 RESULT = remctl.RemctlSimpleResult(b"a", None, 3)

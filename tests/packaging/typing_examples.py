@@ -21,8 +21,6 @@ if TYPE_CHECKING:
     import socket
     from collections.abc import Iterator
 
-Stage = Literal["resolve", "connect", "authenticate", "send", "reply"]
-
 
 def one_command(path: os.PathLike[str], arguments: Iterator[str]) -> None:
     result = remctl.remctl("host", command=["a", b"b", 3, path, bytearray(b"c")])
@@ -45,9 +43,11 @@ def one_command(path: os.PathLike[str], arguments: Iterator[str]) -> None:
     assert_type(remctl.testing.aio.FakeRemctl().commands, list[list[bytes]])
 
 
-def stages(error: remctl.RemctlError) -> None:
-    assert_type(error.stage, Optional[Stage])
-    assert_type(remctl.RemctlProtocolError("a", 6, "reply").stage, Optional[Stage])
+def stages(error: remctl.RemctlError, stage: remctl.Stage) -> None:
+    assert_type(error.stage, Optional[remctl.Stage])
+    assert_type(stage, Literal["resolve", "connect", "authenticate", "send", "reply"])
+    made = remctl.RemctlProtocolError("a", 6, "reply")
+    assert_type(made.stage, Optional[remctl.Stage])
     remctl.RemctlTimeoutError("a", stage="send")
     remctl.RemctlError("a", "tcp")  # type: ignore[arg-type]
 

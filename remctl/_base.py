@@ -66,6 +66,7 @@ class RemctlBase:
         self.close()
         self._in_process: dict[int, Any] = {}
         self._last_error = [NO_ERROR]
+        self._log = None
         self._timeout = 0.0
         self._ccache: str | None = None
         self._source_ip: str | None = None
@@ -159,13 +160,16 @@ class RemctlBase:
         thread is using the connection, or this is a signal handler that has
         interrupted such a call, that call raises RemctlError at once.
         """
+        self._close("by close()")
+
+    def _close(self, reason: str) -> None:
         self._last_error = [NOT_OPENED]
         if self._connection is None:
             return
         # In one step, so that a connection that another thread opens is not lost.
         connection = vars(self).pop("_connection", None)
         if connection is not None:
-            connection.close("by close()")
+            connection.close(reason)
 
     def error(self) -> str:
         """Return the text of the last failure, or "no error" after a success.
@@ -218,9 +222,13 @@ class RemctlBase:
             state = "opening"
         else:
             state = "open, a reply is unread" if connection.pending else "open"
-        server = "" if self._log is None else f"{self._log.peer}, "
+        peer = self._peer()
         name = f"{type(self).__module__}.{type(self).__qualname__}"
-        return f"<{name} {server}{state}>"
+        return f"<{name} {peer}, {state}>" if peer else f"<{name} {state}>"
+
+    def _peer(self) -> str | None:
+        """Return the last server's name, if there was one."""
+        return None if self._log is None else self._log.peer
 
     def __reduce__(self) -> Any:
         """Refuse to be pickled or copied, as a connection cannot be."""
@@ -240,7 +248,7 @@ class RemctlBase:
     def _is_inherited(self) -> bool:
         """Whether the connection was opened before a fork, by the parent process."""
         connection = self._connection
-        return connection is not None and connection.inherited
+        return connection is not None and not connection.closed and connection.inherited
 
     def _opened_connection(self) -> Connection:
         connection = self._connection
@@ -264,7 +272,8 @@ class RemctlBase:
         """Drop a connection that cannot be used; return where to record an error."""
         if self._is_inherited():
             self.close()
-        self._drop_broken()  # if a second interrupt has kept a call from it
+        # If a second interrupt has kept a call from it.
+        self._drop_broken(self._last_error)
         self._last_error_of_call = self._last_error
         return self._last_error_of_call
 
@@ -289,16 +298,23 @@ class RemctlBase:
         """
         raise NotImplementedError
 
-    def _drop_broken(self, interrupted: bool = False) -> None:
-        """Close the connection if half-sent or unread data may be left on it."""
+    def _drop_broken(
+        self, last_error: list[RemctlError | str], interrupted: bool = False
+    ) -> None:
+        """Close the connection if half-sent or unread data may be left on it.
+
+        But not if there was a close() since the call with this ``last_error`` began:
+        then the connection is that of a call in another event loop.
+        """
         connection = self._connection
-        if connection is None:
+        # In this order, and without a change of _connection, as that loop may put its
+        # own there at any moment.
+        if connection is None or self._last_error is not last_error:
             return
         broken = connection.broken  # guard 5, 35
         unread = interrupted and connection.pending  # guard 45
         if broken or unread:
-            self._connection = None
-            connection.close(str(self._last_error[0]))
+            connection.close(str(last_error[0]))
 
     def _open(self, server: Server, sock: socket.socket | None) -> Steps[None]:
         connection = self._connection

@@ -343,10 +343,13 @@ class Remctl(RemctlBase):
                 last_error[0] = NO_ERROR
                 return result  # noqa: TRY300 (so that no token is lost)
             except BaseException as error:
+                # Not in a function, as in the twin: where one begins, a signal may be
+                # handled, whose exception would keep both from being done.
                 try:
                     self._record(error, last_error)
                 finally:
-                    self._drop_broken(interrupted=not isinstance(error, RemctlError))
+                    interrupted = not isinstance(error, RemctlError)
+                    self._drop_broken(last_error, interrupted)
                 raise
 
     def _interrupted_call(self) -> bool:

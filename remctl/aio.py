@@ -35,6 +35,8 @@ from weakref import ref
 from remctl import RemctlError, RemctlProtocolError, _arguments
 from remctl._asyncio import drive
 from remctl._base import NO_ERROR, RemctlBase, check_call
+from remctl._explain import peer
+from remctl._ffi import lib
 from remctl._results import Reply
 
 if TYPE_CHECKING:
@@ -102,6 +104,9 @@ class Remctl(RemctlBase):
     connection.
     """
 
+    # The constructor's, which ``async with`` opens.
+    _server: tuple[str, Port, str | None] | None = None
+
     def __init__(
         self,
         host: str | None = None,
@@ -114,7 +119,7 @@ class Remctl(RemctlBase):
     ) -> None:
         """Create the object, and check the arguments."""
         self._configure(timeout, ccache, source_ip)
-        self._server: tuple[str, Port, str | None] | None = None
+        self._server = None
         if host is not None:
             _arguments.server(host, port, principal)
             self._server = host, port, principal
@@ -227,12 +232,12 @@ class Remctl(RemctlBase):
             hold, cut_off = holds.take(Hold(loop, lock), seen)
             try:
                 if cut_off:
-                    self.close()  # its loop was stopped in the middle of a call
-                return await self._call(hold, function(*arguments))
+                    self._close("its event loop was stopped in the middle of a call")
+                return await self._call(function(*arguments))
             finally:
                 end(hold)
 
-    async def _call(self, hold: ref[Hold], steps: Steps[T]) -> T:
+    async def _call(self, steps: Steps[T]) -> T:
         """Drive ``steps``, and keep their error."""
         last_error = self._begin_call()
         try:
@@ -243,13 +248,19 @@ class Remctl(RemctlBase):
             try:
                 self._record(error, last_error)
             finally:
-                if is_last(hold):  # otherwise the connection is another loop's
-                    self._drop_broken(interrupted=not isinstance(error, RemctlError))
+                interrupted = not isinstance(error, RemctlError)
+                self._drop_broken(last_error, interrupted)
             raise
 
     def _is_left_broken(self, connection: Connection) -> bool:
         last = self._holds.last()
         return last.ended and connection.broken and self._holds.last() is last
+
+    def _peer(self) -> str | None:
+        if self._log is None and self._server is not None:
+            server = _arguments.server(*self._server)
+            return peer(server.host, server.port or lib.REMCTL_PORT)
+        return super()._peer()
 
     @property
     def _holds(self) -> Holds:
@@ -282,12 +293,6 @@ def end(hold: ref[Hold]) -> None:
     last = hold()
     if last is not None:
         last.ended = True
-
-
-def is_last(hold: ref[Hold]) -> bool:
-    """Whether no other hold has come after this one."""
-    last = hold()
-    return last is not None and last.next is None
 
 
 class Holds:

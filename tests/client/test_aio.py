@@ -260,6 +260,46 @@ def test_a_call_left_in_a_closed_loop(server: Server, loops: LoopKind) -> None:
     loops.run(second())
 
 
+def test_a_call_that_ends_while_another_loop_opens(
+    server: Server, loops: LoopKind, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """S63: after its error, it does not touch the next connection, either."""
+    client = remctl.aio.Remctl()
+
+    async def first() -> Any:
+        await client.open(server.host, server.port)
+        task = asyncio.ensure_future(client.run(["test", "sleep", "60"]))
+        await asyncio.sleep(0.1)
+        return task
+
+    async def second() -> None:
+        await client.open(server.host, server.port)
+        await client.command(["test", "hello"])
+
+    def drop_late(*arguments: Any) -> None:
+        monkeypatch.undo()
+        thread = threading.Thread(target=loops.run, args=[second()])
+        thread.start()
+        thread.join()
+        client._drop_broken(*arguments)
+
+    abandoned = loops.new_event_loop()
+    kept = [abandoned.run_until_complete(first())]
+    abandoned.close()
+    del abandoned
+    monkeypatch.setattr(client, "_drop_broken", drop_late)
+    kept.pop()._log_destroy_pending = False
+    collect()
+    assert client.opened
+    assert loops.run(rest(client)) == ["output", "status"]
+    client.close()
+
+
+async def rest(client: remctl.aio.Remctl) -> list[str]:
+    """Return the types of the tokens that are left of a reply."""
+    return [token.type async for token in client]
+
+
 def test_tasks_share_an_object(server: Server, loops: LoopKind) -> None:
     """S63: each gets its own command's result."""
 

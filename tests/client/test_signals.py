@@ -596,6 +596,6 @@ def test_a_handler_that_uses_the_object_while_opened_looks(
     used: list[bool] = []
     connection = client._opened_connection()
     monkeypatch.setattr(type(connection), "broken", property(interrupted))
-    monkeypatch.setattr(client, "_drop_broken", lambda **_: None)
+    monkeypatch.setattr(client, "_drop_broken", lambda *_: None)
     assert client._is_left_broken(connection)
     assert used == [True, True]

@@ -107,6 +107,10 @@ def look_up(host: str, timeout: float) -> Steps[list[Address]]:
         raise MemoryError
     if outcome == lib.SHIM_CLOSED:
         raise RemctlError("the call was begun by another process", "resolve")
+    if outcome != lib.SHIM_OK and not handle.status:
+        # It was not asked: there is no thread that could do it.
+        text = f"cannot look up {printable_line(host)}: {to_text(handle.error)}"
+        raise RemctlError(text, "resolve")
     if outcome != lib.SHIM_OK:
         cause = _socket.gaierror(handle.status, to_text(handle.error))
         text = f"unknown host {printable_line(host)}: {reason(cause)}"

@@ -282,7 +282,7 @@ def test_no_thread_to_be_had(server: Server, call: str) -> None:
             else:
                 client.open("127.0.0.1" if call == "open" else host, port)
         except remctl.RemctlError as error:
-            print(error, flush=True)
+            print(error, error.stage, flush=True)
         assert time.monotonic() - start < 20
         assert not client.opened
         client.close()
@@ -298,9 +298,9 @@ def test_no_thread_to_be_had(server: Server, call: str) -> None:
     assert result.stderr == ""
     reason = "cannot start a thread: Resource temporarily unavailable"
     texts = {
-        "open": f"{reason} (127.0.0.1:{server.port})\n",
-        "noop": f"{reason} (localhost:{server.port})\n",
-        "look up": f"unknown host localhost: {reason}\n",
+        "open": f"{reason} (127.0.0.1:{server.port}) authenticate\n",
+        "noop": f"{reason} (localhost:{server.port}) reply\n",
+        "look up": f"cannot look up localhost: {reason} resolve\n",
     }
     assert result.stdout == texts[call]
     assert result.returncode == -signal.SIGTERM

@@ -195,7 +195,7 @@ class Connection:
             if deadline.left() <= seconds:
                 late = f"timed out after {_explain.duration(timeout)}: {busy}"
                 raise RemctlTimeoutError(late, None, "authenticate") from cause
-            self.log.debug("reset, so tried again in %.3f seconds", seconds)
+            self.log.debug("reset: giving way to others for %.3f seconds", seconds)
             self._drop_handle()
             yield from self._cancellable(pause(seconds))
             port = yield from self._connect_again(deadline)
@@ -271,6 +271,7 @@ class Connection:
     def _sent(self, outcome: int, arguments: list[bytes]) -> None:
         if outcome != SHIM_OK:
             raise self._failure(outcome)
+        # Here and in _token(), calling enabled() alone would cost each command more.
         if "logging" in modules and enabled(DEBUG):
             octets = sum(map(len, arguments))
             self.log.debug("sent %d arguments, %d octets", len(arguments), octets)
@@ -509,15 +510,23 @@ class Connection:
         doing = self._doing
         if self._protocol1_port is not None:
             doing = _explain.of_protocol1(doing, text)
-        server = self._server
-        credentials = _explain.credentials(
-            server.host, server.principal, self._protocol1_ccache
-        )
         said = ffi.unpack(handle.data, handle.length) if handle.length else b""
+        credentials = ""
+        if doing is AUTHENTICATING:
+            server, cache = self._server, self._cache(handle)
+            credentials = _explain.credentials(server.host, server.principal, cache)
         text = _explain.failure(text, doing, self.log.peer, credentials, said)
         if doing is not READING and _explain.is_out_of_step(text):
             self.log.warning("out of step: %s", text)
         return RemctlError(text, doing[0])
+
+    def _cache(self, handle: ShimHandle) -> str:
+        """Return how a text names the credential cache of open()."""
+        if self._protocol1_ccache is not None:
+            return f"credential cache {self._protocol1_ccache}"
+        if lib.shim_default_cache(handle) == SHIM_OK:
+            return f"default credential cache {to_text(handle.data)}"
+        return "the default credential cache"
 
     def _late(self, timeout: float) -> RemctlTimeoutError:
         """Return the exception for a server that was silent for too long."""

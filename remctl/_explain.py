@@ -116,6 +116,8 @@ def greeting(said: bytes) -> str:
     rest = re.split(rb"[\r\n]", said, maxsplit=1)[0][:LONGEST_GREETING]
     if rest.startswith(b".0-"):
         return repr(b"SSH-2" + rest)
+    if rest.startswith((b".99-", b".5-")):
+        return repr(b"SSH-1" + rest)
     if re.match(rb"1\.[01] \d{3}", rest):
         return repr(b"HTTP/" + rest)
     return f"five octets and {rest!r}"
@@ -133,12 +135,10 @@ def of_protocol1(doing: Doing, text: str) -> Doing:
     return doing
 
 
-def credentials(host: str, principal: str | None, ccache: str | None) -> str:
+def credentials(host: str, principal: str | None, cache: str) -> str:
     """Return which principal a server has to be, and which cache has the tickets."""
     name = printable_line(principal or f"host/{host}")
-    if ccache is None:
-        return f"principal {name}, the default credential cache"
-    return f"principal {name}, credential cache {printable_line(ccache)}"
+    return f"server principal {name}, {printable_line(cache)}"
 
 
 def timed_out(doing: Doing, server: str, timeout: float) -> str:
@@ -155,7 +155,10 @@ def timed_out(doing: Doing, server: str, timeout: float) -> str:
 
 def duration(seconds: float) -> str:
     """Return ``seconds`` with their unit."""
-    return f"{seconds:g} second{'' if seconds == 1 else 's'}"
+    if seconds < 0.001:
+        return "less than 0.001 seconds"
+    number = f"{seconds:.3f}".rstrip("0").rstrip(".")
+    return f"{number} second{'' if number == '1' else 's'}"
 
 
 def is_out_of_step(text: str) -> bool:

@@ -12,7 +12,8 @@
  * three.
  *
  * Only one thread at a time may call shim_command, shim_output, shim_begin_*,
- * shim_end, shim_hold and shim_release on a handle (Remctl's lock ensures it).
+ * shim_end, shim_default_cache, shim_hold and shim_release on a handle (Remctl's
+ * lock ensures it).
  * Any thread may call the other functions at any time: shim_close() shuts the
  * connection down at once, and its last user frees it.  All calls into libremctl,
  * and all changes of what a connection owns, are made between begin_call() and
@@ -1294,6 +1295,36 @@ static int
 shim_begin_open(shim_handle *h)
 {
     return begin_connection_work(h, authenticate, new_work());
+}
+
+/* Of the libkrb5 that libremctl is linked with.  Weak, as its header files are
+ * not needed otherwise, and a libremctl may be linked with something else. */
+__attribute__((weak)) int krb5_init_context(void **context);
+__attribute__((weak)) const char *krb5_cc_default_name(void *context);
+__attribute__((weak)) void krb5_free_context(void *context);
+
+/* Put the name of the default credential cache into ``data``, for the text of a
+ * failure.  FAILED: libkrb5 does not tell. */
+static int
+shim_default_cache(shim_handle *h)
+{
+    struct results results = {0};
+    shim_connection *c = enter_open_connection(h);
+    void *context = NULL;
+    const char *name = NULL;
+
+    if (c == NULL)
+        return SHIM_CLOSED;
+    begin_call(c);
+    if (krb5_init_context != NULL && krb5_cc_default_name != NULL
+        && krb5_free_context != NULL && krb5_init_context(&context) == 0) {
+        name = krb5_cc_default_name(context);
+        if (name != NULL)
+            results.data = strdup(name);
+        krb5_free_context(context);
+    }
+    return finish_call(h, c, results.data == NULL ? SHIM_FAILED : SHIM_OK,
+                       &results);
 }
 
 #if SHIM_LINUX

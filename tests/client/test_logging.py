@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import re
 import socket
@@ -103,7 +104,7 @@ def test_records_of_a_server_that_resets(
     again = [text for text in records() if "reset" in text]
     assert len(again) == (2 if LINUX_SHIM else 0)
     for text in again:
-        pattern = r"DEBUG reset, so tried again in 0\.\d{3} seconds"
+        pattern = r"DEBUG reset: giving way to others for 0\.\d{3} seconds"
         assert re.fullmatch(pattern, text)
 
 
@@ -224,6 +225,27 @@ def test_a_handler_that_interrupts(
     client.close()
 
 
+@pytest.mark.blocking_only
+def test_the_record_of_a_call_in_a_stopped_loop(
+    scripted: Scripted, records: Callable[[], list[str]]
+) -> None:
+    """S69: nobody has called close()."""
+    port = scripted(["handshake", "read", "hang"]).port
+    client = remctl.aio.Remctl()
+    stopped = asyncio.new_event_loop()
+    stopped.run_until_complete(client.open("localhost", port))
+    call = stopped.create_task(client.noop())
+    stopped.run_until_complete(asyncio.sleep(0))
+    with pytest.raises(remctl.RemctlNotOpenedError):
+        asyncio.run(client.noop())
+    assert records()[-1] == (
+        "DEBUG closed: its event loop was stopped in the middle of a call"
+    )
+    with pytest.raises(remctl.RemctlError):
+        stopped.run_until_complete(call)
+    stopped.close()
+
+
 def test_repr(server: Server, scripted: Scripted) -> None:
     """S70: class, host, port and state."""
     client = remctl.Remctl()
@@ -248,6 +270,19 @@ def test_repr(server: Server, scripted: Scripted) -> None:
     with suppress(remctl.RemctlError):
         client.open("127.99.98.97")
     assert repr(client) == f"<{name} 127.99.98.97:4373, not open>"
+
+
+@pytest.mark.blocking_only
+def test_repr_before_open() -> None:
+    """S70: what ``async with`` will open."""
+    twin = remctl.aio.Remctl
+    assert repr(twin("foo")) == "<remctl.aio.Remctl foo:4373, not open>"
+    assert repr(twin("::1", "44")) == "<remctl.aio.Remctl [::1]:44, not open>"
+    assert repr(twin()) == "<remctl.aio.Remctl not open>"
+    fake = remctl.testing.aio.FakeRemctl()
+    asyncio.run(fake.open("foo"))
+    name = "<remctl.testing.aio.FakeRemctl"
+    assert repr(fake("bar")) == f"{name} bar:4373, not open>"
 
 
 @pytest.mark.blocking_only

@@ -21,6 +21,7 @@ from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Callable, NamedTuple
 
+from kerberos import forget_configuration
 from names import names
 from support import wait_until
 
@@ -59,7 +60,10 @@ class Kit(NamedTuple):
         """Return an open connection, to a scripted server if there is a script."""
         if script is not None:
             options["port"] = self.scripted(script).port
-        return remctl.Remctl(**self.arguments(**options))
+        try:
+            return remctl.Remctl(**self.arguments(**options))
+        except remctl.RemctlError as error:  # which may look like the mistake's
+            raise AssertionError(f"there is no connection: {error}") from error
 
     def cache(self, name: str, *options: str) -> str:
         """Return a credential cache with new tickets for the user."""
@@ -72,17 +76,39 @@ class Kit(NamedTuple):
         time.sleep(2.5)
         return cache
 
+    def configure(self, pattern: str, replacement: str) -> None:
+        """Change the client's krb5.conf."""
+        conf = Path(os.environ["KRB5_CONFIG"]).read_text(encoding="utf-8")
+        text, count = re.subn(pattern, replacement, conf)
+        assert count
+        path = self.directory / "krb5.conf"
+        path.write_text(text, encoding="utf-8")
+        os.environ["KRB5_CONFIG"] = str(path)
+        forget_configuration()
+
     def kdc(self, port: int) -> None:
         """Have the client ask a KDC on this port."""
-        conf = Path(os.environ["KRB5_CONFIG"]).read_text(encoding="utf-8")
-        path = self.directory / "krb5.conf"
-        path.write_text(re.sub(r"(kdc = 127.0.0.1):\d+", rf"\1:{port}", conf))
-        os.environ["KRB5_CONFIG"] = str(path)
+        self.configure(r"(kdc = 127.0.0.1):\d+", rf"\1:{port}")
+
+    def default_cache(self, name: str) -> None:
+        """Have the client use this cache where ``KRB5CCNAME`` is not set."""
+        # MIT's name, and Heimdal's.
+        lines = f"default_ccache_name = {name}\ndefault_cc_name = {name}\n"
+        self.configure(r"\[libdefaults\]\n", rf"\g<0>{lines}")
 
     def silent(self) -> int:
         """Return the port of a server that says nothing."""
         listener = self.stack.enter_context(socket.create_server(("127.0.0.1", 0)))
         return int(listener.getsockname()[1])
+
+
+def fail(client: remctl.Remctl) -> None:
+    """Run a command, which fails."""
+    try:
+        client.run(COMMAND)
+    except remctl.RemctlError:
+        return
+    raise AssertionError("the command has not failed")
 
 
 OPENINGS: dict[str, Callable[[Kit], dict[str, Any]]] = {}
@@ -174,8 +200,7 @@ def _(kit: Kit) -> None:
 @call("a call after the one that lost the connection")
 def _(kit: Kit) -> None:
     client = kit.open(["handshake", "read", "close"])
-    with suppress(remctl.RemctlError):
-        client.run(COMMAND)
+    fail(client)
     client.run(COMMAND)
 
 
@@ -279,6 +304,13 @@ def _(kit: Kit) -> dict[str, Any]:
     return kit.arguments()
 
 
+@opening("the default cache is missing, and `KRB5CCNAME` is not set")
+def _(kit: Kit) -> dict[str, Any]:
+    del os.environ["KRB5CCNAME"]
+    kit.default_cache("FILE:/run/no/default")
+    return kit.arguments()
+
+
 @call("a type of cache that does not exist")
 def _(kit: Kit) -> None:
     remctl.remctl(**kit.arguments(ccache="CARDFILE:x", command=COMMAND))
@@ -329,6 +361,7 @@ def _(kit: Kit) -> dict[str, Any]:
     server = kit.stack.enter_context(realm.server({"test hello": "echo hello"}))
     realm._running().run_kadminl(["cpw", "-pw", "another", realm.service])
     os.environ.update(realm.env)
+    forget_configuration()
     return kit.arguments(port=server.port)
 
 
@@ -369,9 +402,7 @@ def _(kit: Kit) -> dict[str, Any]:
 
 @opening("the Kerberos configuration is not one")
 def _(kit: Kit) -> dict[str, Any]:
-    path = kit.directory / "krb5.conf"
-    path.write_text("[libdefaults\n", encoding="ascii")
-    os.environ["KRB5_CONFIG"] = str(path)
+    kit.configure(r"(?s).+", r"[libdefaults\n")
     return kit.arguments()
 
 
@@ -397,6 +428,7 @@ def greeter(greeting: bytes) -> Iterator[int]:
 
 GREETINGS = {
     "an SSH server": b"SSH-2.0-OpenSSH_9.2p1 Debian-2+deb12u3\r\n",
+    "an SSH server of long ago": b"SSH-1.99-Cisco-1.25\n",
     "a web server": b"HTTP/1.1 400 Bad Request\r\nServer: nginx\r\n\r\n",
     "a mail server": b"220 mail.example.com ESMTP\r\n",
     "a TLS server": b"\x15\x03\x03\x00\x02\x02\x46",
@@ -412,8 +444,9 @@ for _name, _greeting in GREETINGS.items():
 
 @opening("a server that hangs up in the handshake")
 def _(kit: Kit) -> dict[str, Any]:
-    script = [["handshake", {"stop": ["close", 2]}]]
-    return kit.arguments(port=kit.scripted(script).port)
+    server = kit.scripted([["handshake", {"stop": ["close", 2]}]])
+    kit.stack.callback(server.wait_for, "stopped")
+    return kit.arguments(port=server.port)
 
 
 @opening("a server that is silent")
@@ -423,8 +456,9 @@ def _(kit: Kit) -> dict[str, Any]:
 
 @opening("a server that resets each connection")
 def _(kit: Kit) -> dict[str, Any]:
-    script = [["handshake", {"stop": ["reset", 2]}]]
-    return kit.arguments(port=kit.scripted(script).port)
+    server = kit.scripted([["handshake", {"stop": ["reset", 2]}]])
+    kit.stack.callback(server.wait_for, "stopped")
+    return kit.arguments(port=server.port)
 
 
 @call("a protocol 1 server through a socket")
@@ -437,7 +471,7 @@ def _(kit: Kit) -> None:
 @call("a server that spoke protocol 2 and now speaks 1")
 def _(kit: Kit) -> None:
     port = kit.scripted(["handshake", "serve"], [OLD, "serve"]).port
-    remctl.remctl(**kit.arguments(port=port, command=COMMAND))
+    kit.open(port=port).close()
     remctl.remctl(**kit.arguments(port=port, command=COMMAND))
 
 
@@ -445,11 +479,7 @@ def _(kit: Kit) -> None:
 def _(kit: Kit) -> None:
     cache = os.environ.pop("KRB5CCNAME")
     os.environ["KRB5_CLIENT_KTNAME"] = str(kit.realm.keytab)
-    conf = Path(os.environ["KRB5_CONFIG"]).read_text(encoding="utf-8")
-    path = kit.directory / "krb5.conf"
-    default = f"[libdefaults]\ndefault_ccache_name = {kit.directory}/default\n"
-    path.write_text(conf.replace("[libdefaults]\n", default), encoding="utf-8")
-    os.environ["KRB5_CONFIG"] = str(path)
+    kit.default_cache(f"{kit.directory}/default")
     with kit.open([OLD, "serve"]) as client:
         os.environ["KRB5CCNAME"] = cache
         client.run(COMMAND)
@@ -465,7 +495,7 @@ def _(kit: Kit) -> None:
 @call("protocol 1, and the server has gone")
 def _(kit: Kit) -> None:
     server = kit.scripted([OLD, "serve"])
-    client = remctl.Remctl("localhost", server.port)
+    client = kit.open(port=server.port)
     server.close()
     client.run(COMMAND)
 
@@ -476,7 +506,7 @@ def _(kit: Kit) -> None:
 @call("the server has hung up")
 def _(kit: Kit) -> None:
     server = kit.scripted(["handshake", "close"])
-    client = remctl.Remctl("localhost", server.port)
+    client = kit.open(port=server.port)
     server.wait_for("closed", 0)
     client.run(COMMAND)
 
@@ -484,7 +514,7 @@ def _(kit: Kit) -> None:
 @call("the server has said something unasked")
 def _(kit: Kit) -> None:
     server = kit.scripted(["handshake", ["output", {"text": "late"}], "hang"])
-    client = remctl.Remctl("localhost", server.port)
+    client = kit.open(port=server.port)
     server.wait_for("sent", 0)
     client.run(COMMAND)
 
@@ -498,7 +528,20 @@ def _(kit: Kit) -> None:
 
 @call("the server resets the connection in a large command")
 def _(kit: Kit) -> None:
-    kit.open(["handshake", ["sleep", {"seconds": 0.1}], "reset"]).command(LARGE)
+    script = ["handshake", ["barrier", {"name": "begun"}], "reset"]
+    server = kit.scripted(script)
+    client = kit.open(port=server.port)
+
+    def reset() -> None:
+        wait_until(lambda: client._opened_connection().in_flight)
+        server.proceed()
+
+    thread = threading.Thread(target=reset)
+    thread.start()
+    try:
+        client.command(LARGE)
+    finally:
+        thread.join()
 
 
 @call("protocol 1, and a large command")
@@ -510,8 +553,7 @@ def _(kit: Kit) -> None:
 def _(kit: Kit) -> None:
     script = ["handshake", "read", ERROR, "hang"]
     with kit.open(script) as client:
-        with suppress(remctl.RemctlProtocolError):
-            client.run(COMMAND)
+        fail(client)
         client.set_timeout(TIMEOUT)
         client.run(COMMAND)
 
@@ -520,8 +562,7 @@ def _(kit: Kit) -> None:
 def _(kit: Kit) -> None:
     script = ["handshake", "read", ERROR, "read", "status", "hang"]
     with kit.open(script) as client:
-        with suppress(remctl.RemctlProtocolError):
-            client.run(COMMAND)
+        fail(client)
         client.run(COMMAND)
 
 
@@ -562,7 +603,10 @@ def _(kit: Kit) -> None:
 
 @call("the server hangs up in the reply")
 def _(kit: Kit) -> None:
-    kit.open(["handshake", "read", "output", "close"]).run(COMMAND)
+    client = kit.open(["handshake", "read", "output", "close"])
+    client.command(COMMAND)
+    assert client.output().type == "output"
+    client.output()
 
 
 @call("a reply of another protocol")
@@ -585,20 +629,22 @@ def _(kit: Kit) -> None:
 
 @call("protocol 1, and the server hangs up before the reply")
 def _(kit: Kit) -> None:
-    port = kit.scripted([OLD], [OLD, "read", "close"]).port
-    remctl.Remctl("localhost", port).run(COMMAND)
+    server = kit.scripted([OLD], [OLD, "read", "close"])
+    kit.stack.callback(server.wait_for, "command")
+    kit.open(port=server.port).run(COMMAND)
 
 
 @call("protocol 1, and the command is silent for too long")
 def _(kit: Kit) -> None:
-    port = kit.scripted([OLD], [OLD, "read", "mic", "hang"]).port
-    remctl.Remctl("localhost", port, timeout=TIMEOUT).run(COMMAND)
+    server = kit.scripted([OLD], [OLD, "read", "mic", "hang"])
+    kit.stack.callback(server.wait_for, "command")
+    kit.open(port=server.port, timeout=TIMEOUT).run(COMMAND)
 
 
 @call("`close()` in another thread")
 def _(kit: Kit) -> None:
     server = kit.scripted(["handshake", "read", "hang"])
-    client = remctl.Remctl("localhost", server.port)
+    client = kit.open(port=server.port)
 
     def close() -> None:
         wait_until(lambda: client._opened_connection().pending)

@@ -161,6 +161,29 @@ client.close()
     assert events == ["listening", "accepted", "handshake", "command", "eof"]
 
 
+def test_forked_child_knows_of_a_loss_before_the_fork(scripted: Start) -> None:
+    """S68: error() and the cause are those that its parent has."""
+    server = scripted(["handshake", "read", "close"])
+    program = f"""
+{FORK}
+client = remctl.Remctl(host, port, {PRINCIPAL!r})
+try:
+    client.run(["x"])
+except remctl.RemctlError as error:
+    loss = error
+child = fork()
+assert client.error() == str(loss)
+try:
+    client.run(["x"])
+except remctl.RemctlNotOpenedError as error:
+    assert repr(error.__cause__) == repr(loss)
+if child == 0:
+    os._exit(0)
+wait(child)
+"""
+    check(program, "127.0.0.1", server.port, "")
+
+
 def test_connection_ends_when_the_parent_closes_it(scripted: Start) -> None:
     """S62: a child that has not touched the object does not keep it open."""
     server = scripted(["handshake", "wait_eof"], ["handshake", "wait_eof"])

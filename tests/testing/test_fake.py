@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import asyncio
 import inspect
+import pickle
 import socket
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Callable
@@ -307,6 +308,44 @@ def test_a_connection_lost_in_the_middle() -> None:
     assert (fake.opened, fake.error()) == (False, lost.value)
     fake.open("host")
     assert fake.run(["y"]) == HELLO
+
+
+class OfHost(RemctlError):
+    """An exception of the program's own, with other arguments."""
+
+    def __init__(self, host: str, number: int) -> None:
+        super().__init__(f"{host} {number}")
+        self.args = (host, number)
+        self.number = number
+
+
+@pytest.mark.parametrize(
+    ("error", "args"),
+    [
+        (RemctlError("a"), ("a", "reply")),
+        (RemctlProtocolError("a"), ("a", None, "reply")),
+        (RemctlTimeoutError("a"), ("a", None, "reply")),
+        (RemctlTimeoutError("a", None, "send"), ("a", None, "send")),
+        (RemctlNotOpenedError("a"), ("a",)),
+        (OfHost("b", 3), ("b", 3)),
+    ],
+    ids=repr,
+)
+@pytest.mark.parametrize("before", [[], [HELLO_TOKENS[0]]])
+def test_stage_in_a_reply(
+    error: RemctlError, args: tuple[Any, ...], before: list[Any]
+) -> None:
+    """S66: "reply" where the script has none; the script's own stays as it is."""
+    stage = error.stage
+    fake = fake_remctl([[*before, error]])("host")
+    with pytest.raises(type(error)) as caught:
+        fake.run(["x"])
+    not_opened = isinstance(error, RemctlNotOpenedError)
+    expected = None if not_opened else stage or "reply"
+    assert (caught.value.stage, caught.value.args) == (expected, args)
+    assert (str(caught.value), error.stage) == (str(error), stage)
+    again = pickle.loads(pickle.dumps(caught.value))
+    assert (again.stage, vars(again)) == (expected, vars(caught.value))
 
 
 def test_error_codes() -> None:

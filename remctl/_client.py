@@ -343,8 +343,8 @@ class Remctl(RemctlBase):
                 last_error[0] = NO_ERROR
                 return result  # noqa: TRY300 (so that no token is lost)
             except BaseException as error:
-                # Not in a function, as in the twin: where one begins, a signal may be
-                # handled, whose exception would keep both from being done.
+                # Inline, here and in the twin: where a function begins, a signal may be
+                # handled, and its exception would keep both from being done.
                 try:
                     self._record(error, last_error)
                 finally:

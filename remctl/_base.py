@@ -164,6 +164,8 @@ class RemctlBase:
 
     def _close(self, reason: str) -> None:
         self._last_error = [NOT_OPENED]
+        # Before vars(), after which CPython is slower with all attributes of an object:
+        # the constructor comes here, too.
         if self._connection is None:
             return
         # In one step, so that a connection that another thread opens is not lost.

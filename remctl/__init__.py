@@ -1,10 +1,11 @@
 # SPDX-License-Identifier: MIT
 """The remctl client: single commands on remote hosts, authenticated with Kerberos.
 
-remctl() runs one command.  Remctl keeps a connection for any number of commands.  The
-same for asyncio is in remctl.aio, a Kerberos realm and a server for tests are in
-remctl.testing, and the C library's own functions are in remctl._remctl.  remctl.backend
-is for the server's side: the programs that remctld runs.
+remctl() runs one command.  Remctl keeps a connection for any number of commands, and
+Pool keeps connections for programs that serve others.  The same for asyncio is in
+remctl.aio, a Kerberos realm and a server for tests are in remctl.testing, and the C
+library's own functions are in remctl._remctl.  remctl.backend is for the server's side:
+the programs that remctld runs.
 """
 
 # The names are imported when they are first used, so that importing remctl.backend does
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
         RemctlTimeoutError,
         Stage,
     )
+    from remctl._pool import Pool
     from remctl._results import (
         ErrorCode,
         RemctlOutput,
@@ -37,6 +39,7 @@ if TYPE_CHECKING:
 __all__ = [
     "VERSION",
     "ErrorCode",
+    "Pool",
     "Remctl",
     "RemctlError",
     "RemctlNotOpenedError",
@@ -66,6 +69,11 @@ if not TYPE_CHECKING:  # as a type checker would accept any name then
             return import_module(f"{__name__}.{name}")
         if name not in __all__:
             raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+        if name == "Pool":  # not with the others, as most programs have no use for it
+            from remctl._pool import Pool  # noqa: PLC0415
+
+            globals().setdefault(name, Pool)
+            return globals()[name]
         from remctl import _client, _exceptions, _results  # noqa: PLC0415
 
         # All at once, as nothing can be imported any more when the interpreter exits.

@@ -101,18 +101,42 @@ def port_number(port: Port) -> int:
     return number
 
 
-def seconds(timeout: Any) -> float:
-    """Return ``timeout`` as a finite number, which may be negative."""
-    if isinstance(timeout, (bool, str, bytes, bytearray, memoryview)):
-        raise TypeError(f"timeout must be a number: {timeout!r}")
+def seconds(value: Any, name: str = "timeout") -> float:
+    """Return ``value`` as a finite number, which may be negative."""
+    if isinstance(value, (bool, str, bytes, bytearray, memoryview)):
+        raise TypeError(f"{name} must be a number: {value!r}")
     try:
-        number = float(timeout)
+        number = float(value)
     except OverflowError:
         number = math.inf
     except (TypeError, ValueError):
-        raise TypeError(f"timeout must be a number: {timeout!r}") from None
+        raise TypeError(f"{name} must be a number: {value!r}") from None
     if not math.isfinite(number):  # guard 51a
-        raise ValueError(f"timeout must be finite: {timeout!r}")
+        raise ValueError(f"{name} must be finite: {value!r}")
+    return number
+
+
+def bound(name: str, value: float | None, zero: bool = False) -> float:
+    """Return a number of seconds that bounds something, infinity for None."""
+    if value is None:
+        return math.inf
+    number = seconds(value, name)
+    if number < 0 or (number == 0 and not zero):
+        least = "0 or more" if zero else "positive"
+        raise ValueError(f"{name} must be {least}, or None: {value!r}")
+    return number
+
+
+def positive_int(name: str, value: SupportsIndex) -> int:
+    """Return ``value`` as an int, which counts something."""
+    try:
+        if isinstance(value, bool):
+            raise TypeError
+        number = operator.index(value)
+    except TypeError:
+        raise TypeError(f"{name} must be an int: {value!r}") from None
+    if number < 1:
+        raise ValueError(f"{name} must be 1 or more: {value!r}")
     return number
 
 

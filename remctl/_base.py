@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     import socket
     from collections.abc import Iterable
 
-    from remctl._arguments import Ccache, Server
+    from remctl._arguments import Ccache, Port, Server
     from remctl._log import Log
     from remctl._waiting import Steps
 
@@ -22,6 +22,9 @@ T = TypeVar("T")
 
 NO_ERROR = "no error"
 NOT_OPENED = "no currently open connection"
+
+# The default host of open(), which is told from a caller's by its identity.
+LAST_SERVER = "the server that was opened last"
 
 
 def check_call(
@@ -46,12 +49,29 @@ def without_traceback(error: RemctlError) -> RemctlError:
     return copy
 
 
+def of_this_process(states: dict[int, T], make: Callable[[], T]) -> T:
+    """Return the state of this process, as made by ``make``, and forget the parent's.
+
+    All threads of a process get the same one.
+    """
+    process = lib.shim_process()  # guard 47e
+    if process not in states:
+        states.setdefault(process, make())
+        for other in [each for each in states if each != process]:
+            states.pop(other, None)
+    return states[process]
+
+
 class RemctlBase:
     """The settings, the connection, the last error, and the steps of each call."""
 
     # Here, as close() may come before __init__(), and is called by it.
     _connection: Connection | None = None
     _log: Log | None = None  # of the last connection
+
+    # What open() opens without arguments, and whether that was reached by a socket.
+    _last_server: Server | None = None
+    _last_sock: bool = False
 
     # The last failure, or the text for error(), in a list that close() replaces: a call
     # that began before has the old list, and does not change what error() says after
@@ -239,13 +259,11 @@ class RemctlBase:
     def _of_this_process(self, make: Callable[[], T]) -> T:
         """Return the object's lock or other state in this process, as made by ``make``.
 
-        All threads of a process get the same one.  A forked child makes its own: locks
-        held by other threads of the parent are never released in the child.
+        A forked child makes its own: locks held by other threads of the parent are
+        never released in the child.
         """
-        process = lib.shim_process()  # guard 47e
-        if process not in self._in_process:
-            self._in_process.setdefault(process, make())
-        return self._in_process[process]  # type: ignore[no-any-return]
+        state: T = of_this_process(self._in_process, make)
+        return state
 
     def _is_inherited(self) -> bool:
         """Whether the connection was opened before a fork, by the parent process."""
@@ -318,7 +336,26 @@ class RemctlBase:
         if broken or unread:
             connection.close(str(last_error[0]))
 
+    def _server_to_open(
+        self,
+        host: str,
+        port: Port,
+        principal: str | None,
+        sock: socket.socket | None,
+    ) -> Server:
+        """Check the arguments of open(), and return the server that they mean."""
+        if host is not LAST_SERVER:
+            return _arguments.server(host, port, principal)
+        if port is not None or principal is not None:
+            raise ValueError("open() needs a host for this port or principal")
+        if self._last_server is None:
+            raise ValueError("open() needs a host: nothing has been opened before")
+        if self._last_sock and sock is None:
+            raise ValueError("open() needs a socket, as it had the last time")
+        return self._last_server
+
     def _open(self, server: Server, sock: socket.socket | None) -> Steps[None]:
+        self._last_server, self._last_sock = server, sock is not None
         connection = self._connection
         if connection is not None:
             connection.close("open() replaces it")
@@ -329,6 +366,18 @@ class RemctlBase:
             # A close() since the call began has not found it.
             connection.close("by close()")
         yield from connection.open(self._timeout, sock)
+
+    def _adopt(self, connection: Connection, server: Server) -> None:
+        """Use a connection to ``server`` that another object has opened."""
+        self._connection, self._log = connection, connection.log
+        self._last_server = server
+
+    def _detach(self) -> Connection | None:
+        """Return the connection, which is not this object's any more.
+
+        None if there is none, or a call is using it.
+        """
+        raise NotImplementedError
 
     def _new_connection(self, server: Server) -> Connection:
         return Connection(server, self._ccache, self._source_ip)

@@ -9,7 +9,7 @@ from contextlib import nullcontext, suppress
 from typing import TYPE_CHECKING, Any, Callable, TypeVar
 
 from remctl import _arguments
-from remctl._base import NO_ERROR, RemctlBase, check_call
+from remctl._base import LAST_SERVER, NO_ERROR, RemctlBase, check_call
 from remctl._exceptions import RemctlError, RemctlProtocolError
 from remctl._public import publish
 from remctl._results import Reply
@@ -131,7 +131,7 @@ class Remctl(RemctlBase):
 
     def open(
         self,
-        host: str,
+        host: str = LAST_SERVER,
         port: Port = None,
         principal: str | None = None,
         *,
@@ -144,7 +144,8 @@ class Remctl(RemctlBase):
         (Linux only).
 
         Args:
-            host: The host to connect to.
+            host: The host to connect to.  Without it: the host, port and
+                principal of the last open().
             port: As in remctl.remctl().
             principal: As in remctl.remctl().
             sock: A connected stream socket to use instead of connecting, for
@@ -153,7 +154,8 @@ class Remctl(RemctlBase):
                 for the default principal, and ``port`` is not used.
 
         Raises:
-            TypeError, ValueError: An argument is wrong; nothing has changed.
+            TypeError, ValueError: An argument is wrong, or there was no open()
+                before, or that one had a ``sock``; nothing has changed.
             RemctlTimeoutError: The time-out has passed.
             RemctlError: The host cannot be found or reached, or one side does
                 not accept the other.  The object is then not open.
@@ -161,7 +163,7 @@ class Remctl(RemctlBase):
         Blocks, without the GIL (remctl_open_fd).
 
         """
-        server = _arguments.server(host, port, principal)
+        server = self._server_to_open(host, port, principal, sock)
         if sock is not None:
             sock = _arguments.connected_socket(sock)
         with sock or nullcontext():  # the connection has duplicates
@@ -369,6 +371,17 @@ class Remctl(RemctlBase):
     def _is_waiting(self) -> bool:
         """Whether a call on this object waits, in any thread or greenlet."""
         return bool(self._waiting is not None and self._waiting.gi_running)
+
+    def _detach(self) -> Connection | None:
+        lock = self._lock
+        # An interrupted call of this thread may hold it.
+        if holds(lock) or not lock.acquire(blocking=False):
+            return None
+        try:
+            connection: Connection | None = vars(self).pop("_connection", None)
+            return connection
+        finally:
+            lock.release()
 
     def _is_left_broken(self, connection: Connection) -> bool:
         if self._interrupted_call() or self._is_waiting():

@@ -32,7 +32,7 @@ from remctl._ffi import ffi, lib, new_connection, to_text
 from remctl._jobs import finish, pause
 from remctl._log import DEBUG, Log, enabled, modules
 from remctl._results import ErrorCode, RemctlOutput, Stream
-from remctl._waiting import CHECKPOINT, Deadline, IdleDeadline, Readiness
+from remctl._waiting import CHECKPOINT, Deadline, IdleDeadline, Readiness, poll
 
 if TYPE_CHECKING:
     import socket
@@ -141,6 +141,11 @@ class Connection:
         return not (self.closed or self._out_of_step or self.inherited)
 
     @property
+    def in_step(self) -> bool:
+        """Whether it is open, and no part of a command or a reply is left on it."""
+        return self.established and self.usable and not (self.in_flight or self.pending)
+
+    @property
     def inherited(self) -> bool:
         """Whether it was made by another process, from which this one was forked."""
         return bool(self._process != lib.shim_process())
@@ -149,6 +154,11 @@ class Connection:
         """Return the connection's descriptor, -1 if there is none."""
         handle = self._handle
         return -1 if handle is None else lib.shim_fileno(handle)
+
+    def has_input(self) -> bool:
+        """Whether the server has sent something, or closed it, since the last call."""
+        fd = self.fileno()
+        return fd >= 0 and poll(fd, select.POLLIN, 0)
 
     def close(self, reason: str) -> None:
         """Close the connection without blocking.  Any thread may call this.

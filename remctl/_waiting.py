@@ -105,9 +105,7 @@ class Readiness:
 
     def block(self) -> None:
         """Wait.  Signal handlers run in the meantime."""
-        seconds = self.deadline.longest_wait()
-        if _thread.get_ident() == threading.main_thread().ident:
-            seconds = min(seconds, SIGNAL_CHECK_INTERVAL)
+        seconds = min(self.deadline.longest_wait(), longest_block())
         self.ready = poll(self.fd, self.events, seconds)
 
 
@@ -124,6 +122,13 @@ class Checkpoint:
 CHECKPOINT = Checkpoint()
 
 Wait = Union[Readiness, Checkpoint]
+
+
+def longest_block() -> float:
+    """Return how many seconds the calling thread may wait before it looks again."""
+    if _thread.get_ident() == threading.main_thread().ident:
+        return SIGNAL_CHECK_INTERVAL
+    return LONGEST_WAIT
 
 
 def poll(fd: int, events: int, seconds: float) -> bool:

@@ -28,15 +28,18 @@ Works with any event loop that has add_reader(), uvloop's too.
 from __future__ import annotations
 
 import asyncio
-from contextlib import nullcontext
+import math
+from contextlib import asynccontextmanager, nullcontext
+from functools import partial
 from typing import TYPE_CHECKING, Callable, TypeVar
 from weakref import ref
 
 from remctl import RemctlError, RemctlProtocolError, _arguments
-from remctl._asyncio import drive
-from remctl._base import NO_ERROR, RemctlBase, check_call
+from remctl._asyncio import drive, finish
+from remctl._base import LAST_SERVER, NO_ERROR, RemctlBase, check_call
 from remctl._explain import peer
 from remctl._ffi import lib
+from remctl._pool import Line, Place, PoolBase
 from remctl._results import Reply
 
 if TYPE_CHECKING:
@@ -51,7 +54,7 @@ if TYPE_CHECKING:
     from remctl._results import RemctlOutput, RemctlSimpleResult
     from remctl._waiting import Steps
 
-__all__ = ["Remctl", "remctl"]
+__all__ = ["Pool", "Remctl", "remctl"]
 
 T = TypeVar("T")
 
@@ -121,12 +124,12 @@ class Remctl(RemctlBase):
         self._configure(timeout, ccache, source_ip)
         self._server = None
         if host is not None:
-            _arguments.server(host, port, principal)
+            self._last_server = _arguments.server(host, port, principal)
             self._server = host, port, principal
 
     async def open(
         self,
-        host: str,
+        host: str = LAST_SERVER,
         port: Port = None,
         principal: str | None = None,
         *,
@@ -134,9 +137,10 @@ class Remctl(RemctlBase):
     ) -> None:
         """Connect and authenticate.  An open connection is closed first.
 
-        As remctl.Remctl.open().
+        As remctl.Remctl.open().  Before the first open(), the server without
+        arguments is the one that the constructor was given.
         """
-        server = _arguments.server(host, port, principal)
+        server = self._server_to_open(host, port, principal, sock)
         if sock is not None:
             sock = _arguments.connected_socket(sock)
         with sock or nullcontext():  # the connection has duplicates
@@ -252,6 +256,15 @@ class Remctl(RemctlBase):
                 self._drop_broken(last_error, interrupted)
             raise
 
+    def _detach(self) -> Connection | None:
+        last = self._holds.last()
+        connection = self._connection
+        if not last.ended or connection is None:
+            return None
+        vars(self).pop("_connection", None)
+        # Unless another loop's call has begun in the meantime.
+        return connection if self._holds.last() is last else None
+
     def _is_left_broken(self, connection: Connection) -> bool:
         last = self._holds.last()
         return last.ended and connection.broken and self._holds.last() is last
@@ -351,3 +364,77 @@ class Tokens:
         if token.type == "done":
             raise StopAsyncIteration
         return token
+
+
+class Pool(PoolBase):
+    """Connections to one server, for one identity, which are kept open and lent.
+
+    As remctl.Pool.  Its tasks may run in any event loop.
+    """
+
+    async def run(self, command: Iterable[object]) -> RemctlSimpleResult:
+        """Run one command on a connection of the pool, and return the result.
+
+        As remctl.Pool.run().
+        """
+        self._check_open()
+        arguments = _arguments.command(command)
+        async with self.connection() as client:
+            return await client.run(arguments)
+
+    @asynccontextmanager
+    async def connection(self) -> AsyncIterator[Remctl]:
+        """Lend an open connection, a Remctl, to an ``async with`` statement.
+
+        As remctl.Pool.connection().
+        """
+        self._check_open()
+        line, client = self._line(), self._new_client()
+        place = line.join(client)
+        try:
+            if place not in line.front():
+                await self._wait(place, line)
+            await client._exclusively(  # noqa: SLF001 (as in _pool)
+                self._connect, client, place, line
+            )
+            yield client
+        finally:
+            try:
+                self._take_back(client, place, line)
+            finally:
+                line.leave(place)
+
+    async def __aenter__(self) -> Self:
+        """Return the pool itself."""
+        return self
+
+    async def __aexit__(
+        self,
+        exc_type: type[BaseException] | None,
+        exc_value: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        """Close the pool."""
+        self.close()
+
+    def _new_client(self) -> Remctl:
+        return Remctl(**self._settings)
+
+    async def _wait(self, place: Place, line: Line) -> None:
+        """Wait until ``place`` is at the front."""
+        loop = asyncio.get_running_loop()
+        woken: asyncio.Future[bool] = loop.create_future()
+        place.wake = partial(loop.call_soon_threadsafe, finish, woken, True)
+        timer = None
+        if math.isfinite(self._wait_seconds):
+            timer = loop.call_later(self._wait_seconds, finish, woken, False)
+        try:
+            # Asked again, as it may have come to the front before it could be woken.
+            if place not in line.front() and not self._closed:
+                await woken
+        finally:
+            if timer is not None:
+                timer.cancel()
+        if place not in line.front() and not self._closed:
+            raise self._none_free()
+        del place.wake

@@ -45,6 +45,7 @@ from remctl._results import Reply
 if TYPE_CHECKING:
     import socket
     from collections.abc import AsyncIterator, Iterable
+    from contextlib import AbstractAsyncContextManager
     from types import TracebackType
 
     from typing_extensions import Self
@@ -379,30 +380,15 @@ class Pool(PoolBase):
         """
         self._check_open()
         arguments = _arguments.command(command)
-        async with self.connection() as client:
+        async with self._lend() as client:
             return await client.run(arguments)
 
-    @asynccontextmanager
-    async def connection(self) -> AsyncIterator[Remctl]:
+    def connection(self) -> AbstractAsyncContextManager[Remctl]:
         """Lend an open connection, a Remctl, to an ``async with`` statement.
 
         As remctl.Pool.connection().
         """
-        self._check_open()
-        line, client = self._line(), self._new_client()
-        place = line.join(client)
-        try:
-            if place not in line.front():
-                await self._wait(place, line)
-            await client._exclusively(  # noqa: SLF001 (as in _pool)
-                self._connect, client, place, line
-            )
-            yield client
-        finally:
-            try:
-                self._take_back(client, place, line)
-            finally:
-                line.leave(place)
+        return self._lend()
 
     async def __aenter__(self) -> Self:
         """Return the pool itself."""
@@ -419,6 +405,24 @@ class Pool(PoolBase):
 
     def _new_client(self) -> Remctl:
         return Remctl(**self._settings)
+
+    @asynccontextmanager
+    async def _lend(self) -> AsyncIterator[Remctl]:
+        self._check_open()
+        line, client = self._line(), self._new_client()
+        place = line.join(client)
+        try:
+            if place not in line.front():
+                await self._wait(place, line)
+            await client._exclusively(  # noqa: SLF001 (as in _pool)
+                self._connect, client, place, line
+            )
+            yield client
+        finally:
+            try:
+                self._take_back(client, place, line)
+            finally:
+                line.leave(place)
 
     async def _wait(self, place: Place, line: Line) -> None:
         """Wait until ``place`` is at the front."""

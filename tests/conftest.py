@@ -19,6 +19,7 @@ from support import UNDER_VALGRIND, commands
 from twin import (
     Loop,
     MeasuringSelector,
+    TwinPool,
     TwinRemctl,
     interpreter_at_rest,
     twin_remctl,
@@ -134,14 +135,14 @@ BLOCKED = 0.05
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     """Run each test that is marked so with both twins.
 
-    The asyncio twin is put into the names remctl.Remctl and remctl.remctl: a module
-    that has either by a name of its own would run with the blocking twin twice.
+    The asyncio twin is put into the names remctl.Remctl, remctl.remctl and remctl.Pool:
+    a module that has one by a name of its own would run with the blocking twin twice.
     """
     marks = {mark.name for mark in metafunc.definition.iter_markers()}
     if "both_twins" not in marks or "blocking_only" in marks:
         return
     for name, value in vars(metafunc.module).items():
-        if value is remctl.Remctl or value is remctl.remctl:
+        if any(value is each for each in (remctl.Remctl, remctl.remctl, remctl.Pool)):
             message = f"{metafunc.module.__name__}.{name} is the blocking twin always"
             raise pytest.UsageError(message)
     metafunc.parametrize("_twin", ["blocking", "asyncio"], indirect=True)
@@ -175,6 +176,7 @@ def _twin(request: pytest.FixtureRequest) -> Iterator[None]:
         patch = stack.enter_context(pytest.MonkeyPatch.context())
         patch.setattr(remctl, "Remctl", TwinRemctl)
         patch.setattr(remctl, "remctl", twin_remctl)
+        patch.setattr(remctl, "Pool", TwinPool)
         if measures:
             stack.enter_context(interpreter_at_rest())
         measured.longest = 0.0

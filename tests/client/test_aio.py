@@ -95,6 +95,24 @@ def test_a_connection(server: Server, loops: LoopKind) -> None:
     loops.run(main())
 
 
+def test_open_without_arguments(server: Server) -> None:
+    """S80: what the constructor was given, until something else is opened."""
+
+    async def main() -> None:
+        client = remctl.aio.Remctl(server.host, server.port)
+        await client.open()
+        assert await client.run(["test", "hello"]) == HELLO
+        with pytest.raises(remctl.RemctlError, match="port 1"):
+            await client.open(server.host, 1)
+        with pytest.raises(remctl.RemctlError, match="port 1"):
+            await client.open()
+        client.close()
+        with pytest.raises(ValueError, match="nothing has been opened before"):
+            await remctl.aio.Remctl().open()
+
+    asyncio.run(main())
+
+
 def test_calls_that_block_after_the_loop_has_watched(
     server: Server, loops: LoopKind
 ) -> None:

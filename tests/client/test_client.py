@@ -863,6 +863,83 @@ def test_fileno_after_a_token_in_pieces(
         assert client.output().type == "status"
 
 
+# open() without arguments
+
+
+def test_open_again(server: Server, tmp_path: Path, bob: str) -> None:
+    """S80: the last server, with the settings of now; open or closed."""
+    with remctl.Remctl(server.host, server.port, server.principal) as client:
+        assert user(client) == "user"
+        client.command(["test", "wait-for", tmp_path / "file"])
+        client.open()
+        assert client.run(["test", "hello"]) == HELLO
+        client.set_ccache(bob)
+        client.set_source_ip("127.0.0.1")
+        client.close()
+        client.open()
+        assert user(client) == "bob"
+        assert peer(client) == "127.0.0.1"
+
+
+def test_open_again_after_a_failure(realm: Realm) -> None:
+    """S80: what failed is tried again, with the principal of that call."""
+    client = remctl.Remctl()
+    with realm.server(commands(realm)) as own:
+        with pytest.raises(remctl.RemctlError, match="nobody"):
+            client.open(own.host, own.port, "nobody")
+        with pytest.raises(remctl.RemctlError, match="nobody"):
+            client.open()
+        client.open(own.host, own.port)
+        own.kill()
+        with pytest.raises(remctl.RemctlError, match=r"cannot connect to localhost"):
+            client.open()
+        own.start()
+        client.open()
+        assert client.run(["test", "hello"]) == HELLO
+        client.close()
+
+
+def test_open_again_what_wrong_arguments_named(server: Server) -> None:
+    """S80: wrong arguments have opened nothing."""
+    with remctl.Remctl(server.host, server.port) as client:
+        with pytest.raises(ValueError, match="invalid port number"):
+            client.open("foo.invalid", 65536)
+        client.open()
+        assert client.run(["test", "hello"]) == HELLO
+
+
+def test_open_again_without_a_server(server: Server) -> None:
+    """S80: ValueError, and nothing has changed."""
+    client = remctl.Remctl()
+    with pytest.raises(ValueError, match="nothing has been opened before"):
+        client.open()
+    client.open(server.host, server.port)
+    for arguments in ({"port": 1}, {"principal": "host/foo"}):
+        with pytest.raises(ValueError, match="needs a host"):
+            client.open(**arguments)
+    for wrong in (None, ""):
+        with pytest.raises((TypeError, ValueError), match="host must"):
+            client.open(wrong)  # type: ignore[arg-type]
+    assert client.run(["test", "hello"]) == HELLO
+    client.close()
+
+
+def test_open_again_through_a_socket(server: Server) -> None:
+    """S80: not without one, as that would go another way."""
+    with remctl.Remctl() as client:
+        client.open("localhost", sock=connected(server))
+        with pytest.raises(ValueError, match="needs a socket"):
+            client.open()
+        assert client.run(["test", "hello"]) == HELLO
+        client.open(sock=connected(server))
+        assert client.run(["test", "hello"]) == HELLO
+
+
+def connected(server: Server) -> socket.socket:
+    """Return a socket that is connected to ``server``."""
+    return socket.create_connection(("127.0.0.1", server.port))
+
+
 # A socket of the caller's
 
 

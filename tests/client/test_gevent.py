@@ -340,6 +340,26 @@ def test_objects_of_their_own(run_green: Run, server: Server, tmp_path: Path) ->
     assert sorted(numbers) == list(range(20))
 
 
+def test_a_pool(run_green: Run, server: Server) -> None:
+    """S78: greenlets that wait for a connection leave the others their turn."""
+    code = """
+    pool = remctl.Pool(sys.argv[1], int(sys.argv[2]), timeout=600, size=3)
+    replies = {}
+    def call(number):
+        command = ["test", "args", number] if number % 5 else ["test", "sleep", 0.1]
+        replies[number] = pool.run(command).stdout.decode().strip("\\0\\n")
+    wait([spawn(call, number) for number in range(20)])
+    for number, reply in sorted(replies.items()):
+        print(number, reply)
+    print(len(pool._line().idle), ticks > 10)
+    """
+    lines = run_green(code, server.host, server.port)
+    assert lines[:-1] == [
+        f"{number} {number if number % 5 else 'awake'}" for number in range(20)
+    ]
+    assert lines[-1] == "3 True"
+
+
 NATIVE_LOCKS = {
     "gevent, import last": [
         "import gevent.monkey; gevent.monkey.patch_all(thread=False)",

@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 import hashlib
-import linecache
 import os
 import signal
 import subprocess
@@ -12,10 +11,10 @@ import sys
 import threading
 import time
 from contextlib import contextmanager, suppress
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Callable
 
 import pytest
+from interrupts import Interruption, InterruptLine, handler, interrupt
 from stages import PRINCIPAL, STAGES, Stage, in_use, wait_for_release
 from support import AT_ONCE, HANG, run_python
 
@@ -23,15 +22,11 @@ import remctl
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-    from types import FrameType
+    from pathlib import Path
 
     from remctl.testing import Server
 
     Start = Callable[..., Any]
-
-
-class Interruption(Exception):
-    """What the tests' signal handlers raise."""
 
 
 @pytest.fixture(params=STAGES)
@@ -45,16 +40,6 @@ def stage(request: pytest.FixtureRequest, scripted: Start) -> Iterator[Stage]:
 def _warm(server: Server) -> None:
     """Have Kerberos open what it keeps open."""
     remctl.remctl(server.host, server.port, None, ["test", "hello"])
-
-
-@contextmanager
-def handler(number: int, function: Callable[..., object]) -> Iterator[None]:
-    """Handle a signal with ``function``."""
-    previous = signal.signal(number, function)
-    try:
-        yield
-    finally:
-        signal.signal(number, previous)
 
 
 @contextmanager
@@ -274,37 +259,6 @@ def test_signals_do_not_put_time_outs_off(storm: list[Any], stage: Stage) -> Non
 
 
 # Handlers that raise
-
-
-class InterruptLine:
-    """Sends SIGUSR1 when the main thread comes to the Nth line of the package."""
-
-    def __init__(self, nth: int) -> None:
-        self.left = nth
-        self.line = ""
-        self.package = str(Path(remctl.__file__).parent)
-
-    def __call__(self, frame: FrameType, event: str, _: object) -> Any:
-        if frame.f_code.co_filename.startswith(self.package):
-            if event == "line":
-                self.left -= 1
-                if self.left == 0:
-                    file = frame.f_code.co_filename
-                    self.line = linecache.getline(file, frame.f_lineno).strip()
-                    signal.raise_signal(signal.SIGUSR1)
-            return self
-        return None
-
-    def __enter__(self) -> None:
-        self.previous = sys.gettrace()
-        sys.settrace(self)
-
-    def __exit__(self, *_: object) -> None:
-        sys.settrace(self.previous)
-
-
-def interrupt(*_: object) -> None:
-    raise Interruption
 
 
 @pytest.mark.parametrize("name", ["open", "run", "command", "output", "noop", "close"])

@@ -13,7 +13,7 @@ import os
 import selectors
 import threading
 import time
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import remctl.aio
@@ -205,6 +205,32 @@ class TwinRemctl(remctl.aio.Remctl):
             yield token
             if token.type != "output":
                 return
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+
+class TwinPool(remctl.aio.Pool):
+    """remctl.aio.Pool with the methods of remctl.Pool."""
+
+    def run(self, *arguments: Any, **options: Any) -> Any:
+        return TwinRemctl.loop.run(super().run(*arguments, **options))
+
+    @contextmanager
+    def connection(self) -> Iterator[Any]:  # type: ignore[override]
+        loan = super().connection()
+        client = TwinRemctl.loop.run(loan.__aenter__())
+        client.__class__ = TwinRemctl
+        with ExitStack() as stack:
+
+            def end(*exception: Any) -> Any:
+                return TwinRemctl.loop.run(loan.__aexit__(*exception))
+
+            stack.push(end)
+            yield client
 
     def __enter__(self) -> Self:
         return self

@@ -91,6 +91,22 @@ async def with_asyncio() -> None:
     len(remctl.aio.remctl("host", command=["a"]))  # type: ignore[arg-type]
 
 
+def pools(pool: remctl.Pool) -> None:
+    assert_type(pool.run(["a"]), remctl.RemctlSimpleResult)
+    with pool, pool.connection() as client:
+        assert_type(client, remctl.Remctl)
+        client.open()
+    remctl.Pool("host", 1, max_age=None, wait=0.5, size=3)
+    remctl.Pool("host", size="3")  # type: ignore[arg-type]
+
+
+async def pools_of_tasks(pool: remctl.aio.Pool) -> None:
+    assert_type(await pool.run(["a"]), remctl.RemctlSimpleResult)
+    async with pool, pool.connection() as client:
+        assert_type(client, remctl.aio.Remctl)
+        await client.open()
+
+
 def for_tests(fake: FakeRemctl) -> None:
     with Realm() as realm, realm.server({"test hello": "echo hello"}) as server:
         assert_type(realm, Realm)

@@ -205,7 +205,7 @@ class PoolBase:
             except IndexError:
                 break
             connection = idle.connection
-            if connection.has_input():
+            if connection.has_input():  # guard 82b
                 connection.close("the server has closed it, or sent what nobody reads")
                 continue
             place.connection, place.opened = connection, idle.opened
@@ -230,9 +230,10 @@ class PoolBase:
 
     def _take_back(self, client: RemctlBase, place: Place, line: Line) -> None:
         """Take the connection away from ``client``, and keep it if it is in step."""
-        connection = client._detach()
+        connection = client._detach()  # guard 80
         if connection is not None:
-            if connection is place.connection and connection.in_step:
+            lent = connection is place.connection  # guard 81
+            if lent and connection.in_step:  # guard 82a
                 line.idle.append(Idle(connection, place.opened))
             else:
                 connection.close("it came back in another state than it was lent in")
@@ -247,7 +248,7 @@ class PoolBase:
         for idle in list(line.idle):
             if now - idle.since >= self._max_idle:
                 reason = f"idle for {duration(now - idle.since)}"
-            elif now - idle.opened >= self._max_age:
+            elif now - idle.opened >= self._max_age:  # guard 83
                 reason = f"open for {duration(now - idle.opened)}"
             else:
                 continue

@@ -31,6 +31,7 @@ class Hazard(NamedTuple):
 
 
 HOSTILE = "client/test_hostile.py::test_hostile_server"
+POOL = "client/test_pool.py"
 
 # Jobs are run where they are begun, in place of a thread of their own.
 RUN_AT_ONCE = """{
@@ -724,6 +725,48 @@ HAZARDS: dict[int, Hazard] = {
         ["client/test_jobs.py::test_no_thread_to_be_had"],
         [
             Removal("_jobs.c", {"68": "start_thread();"}),
+        ],
+    ),
+    # Found with pools of connections
+    80: Hazard(
+        "a client is used after its connection has gone to another caller",
+        "each loan has a client of its own, from which the connection is taken away",
+        [f"{POOL}::test_a_loan_that_has_ended_is_over"],
+        [
+            Removal("_pool.py", {"80": "connection = client._connection"}),
+        ],
+    ),
+    81: Hazard(
+        "a client has opened a connection to another server, or for another user",
+        "only the connection that was lent comes back",
+        [
+            f"{POOL}::test_a_connection_in_another_state_does_not_come_back",
+        ],
+        [
+            Removal("_pool.py", {"81": "lent = True"}),
+        ],
+    ),
+    82: Hazard(
+        "a connection goes to another caller with a reply unread, or still to come",
+        "it comes back only in step, and is lent only if nothing has come since then",
+        [
+            f"{POOL}::test_a_connection_in_another_state_does_not_come_back",
+            f"{POOL}::test_what_comes_to_an_idle_connection",
+        ],
+        [
+            Removal("_pool.py", {"82a": "if lent:"}),
+            Removal("_pool.py", {"82b": "if False:"}),
+        ],
+    ),
+    83: Hazard(
+        "a connection keeps the permissions that it was opened with",
+        "a pool closes it after max_age seconds",
+        [
+            f"{POOL}::test_an_old_connection_is_closed",
+            f"{POOL}::test_an_old_connection_that_comes_back",
+        ],
+        [
+            Removal("_pool.py", {"83": "elif False:"}),
         ],
     ),
 }

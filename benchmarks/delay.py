@@ -48,7 +48,7 @@ MEASURES = {
     "threads": f"one-shot calls from {THREADS} threads, each command",
     "pool_threads": f"`pool.run()` from {THREADS} threads, each command",
 }
-CLIENTS = {"sync": CPYTHON, "pyremctl": PYTHON}
+CLIENTS: dict[str, str | Path] = {"sync": CPYTHON, "pyremctl": PYTHON}
 
 
 class Case(NamedTuple):

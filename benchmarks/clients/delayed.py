@@ -84,4 +84,6 @@ def main(measure: str, host: str, port: int, turns: int, threads: int) -> None:
         print(each(turns, calls[measure]))
 
 
-main(*sys.argv[1:3], *map(int, sys.argv[3:]))
+measure, host, *numbers = sys.argv[1:]
+port, turns, threads = map(int, numbers)
+main(measure, host, port, turns, threads)

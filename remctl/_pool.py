@@ -332,13 +332,13 @@ class Pool(PoolBase):
         At the end of the statement the Remctl is closed.  What has been set or opened
         on it meanwhile does not come back to the pool.
 
-        Raises, at the beginning of the statement:
+        Raises:
             RemctlNotOpenedError: The pool is closed.
             RemctlTimeoutError: All connections were in use for ``wait`` seconds; or as
                 in Remctl.open().
             RemctlError: As in Remctl.open().
 
-        Blocks there, without the GIL.
+        Blocks, and raises these, at the beginning of the statement; without the GIL.
 
         """
         return self._lend(None)

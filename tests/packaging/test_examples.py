@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import os
 import re
 import signal
@@ -194,6 +195,22 @@ def test_uvicorn(realm: Realm, server: Server, tmp_path: Path) -> None:
         server.start()
         check_requests(address, realm)
     assert "application shutdown complete" in log().lower()
+
+
+@pytest.mark.parametrize("method", multiprocessing.get_all_start_methods())
+def test_processes(method: str, realm: Realm, server: Server) -> None:
+    """Each has connections of its own, and disturbs none of its parent's."""
+    result = subprocess.run(
+        [sys.executable, str(EXAMPLES / "processes_pool.py"), method],
+        env=environment(server),
+        capture_output=True,
+        text=True,
+        timeout=HANG,
+        check=False,
+    )
+    assert result.returncode == 0, result.stderr
+    assert result.stdout.splitlines() == [f"{realm.user} {n}" for n in range(10)]
+    assert 2 <= accepted(server) <= 3  # the parent's, and those of one child or two
 
 
 CELERY = """\

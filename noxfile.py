@@ -458,7 +458,8 @@ def leaks(session: nox.Session) -> None:
 
 @nox.session(requires=["build"], python=[OWN, PYPY], tags=["soak"])
 def load(session: nox.Session) -> None:
-    """Keep 64 threads busy for a minute, and check every reply."""
+    """Keep 64 threads, and then pools, busy for a minute, and check every reply."""
     install(session, "test")
     find_helpers(session)
     session.run("python", "tests/soak/load.py", "--seconds=60", "--threads=64")
+    session.run("python", "tests/soak/pool.py", "--commands=10000")

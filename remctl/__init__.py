@@ -69,15 +69,15 @@ if not TYPE_CHECKING:  # as a type checker would accept any name then
             return import_module(f"{__name__}.{name}")
         if name not in __all__:
             raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-        if name == "Pool":  # not with the others, as most programs have no use for it
-            from remctl._pool import Pool  # noqa: PLC0415
-
-            globals().setdefault(name, Pool)
-            return globals()[name]
-        from remctl import _client, _exceptions, _results  # noqa: PLC0415
+        from remctl import _client, _exceptions, _pool, _results  # noqa: PLC0415
 
         # All at once, as nothing can be imported any more when the interpreter exits.
-        found = {**vars(_client), **vars(_exceptions), **vars(_results)}
+        found = {
+            **vars(_client),
+            **vars(_exceptions),
+            **vars(_results),
+            "Pool": _pool.Pool,
+        }
         for other in __all__:
             if other in found:
                 globals().setdefault(other, found[other])

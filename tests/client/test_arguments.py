@@ -250,7 +250,6 @@ def test_bad_input_is_found_before_the_host_is_looked_up(
         ("remctl", ()),
         ("remctl", ("localhost", 1, None, ["test"], 5)),
         ("Remctl", ("localhost", 1, None, 5)),
-        ("open", ()),
         ("open", ("localhost", 1, None, 5)),
         ("command", ()),
         ("command", ("test", "hello")),

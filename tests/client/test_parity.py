@@ -22,7 +22,23 @@ def test_names() -> None:
     assert [name for name in dir(remctl.aio.Remctl) if not name.startswith("_")] == [
         name for name in METHODS if not name.startswith("_")
     ]
-    assert remctl.aio.__all__ == ["Remctl", "remctl"]
+    assert remctl.aio.__all__ == ["Pool", "Remctl", "remctl"]
+
+
+POOL_METHODS = ["__init__", "close", "connection", "run"]
+
+
+def test_names_of_pools() -> None:
+    """S72: each twin's pool has the same methods, with the same arguments."""
+    for pool in (remctl.Pool, remctl.aio.Pool):
+        public = {name for name in dir(pool) if not name.startswith("_")}
+        assert {"__init__", *public} == set(POOL_METHODS)
+    for name in POOL_METHODS:
+        blocking, twin = (
+            inspect.signature(getattr(module.Pool, name)).parameters
+            for module in (remctl, remctl.aio)
+        )
+        assert blocking == twin
 
 
 @pytest.mark.parametrize("name", ["remctl", *METHODS])

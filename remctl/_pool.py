@@ -192,7 +192,7 @@ class PoolBase:
         """Return the exception for a caller that has waited for too long."""
         where = peer(self._server.host, self._server.port or lib.REMCTL_PORT)
         seconds = duration(self._wait_seconds or 0.0)
-        text = f"all {self._size} connections to {where} were in use for {seconds}"
+        text = f"no connection to {where} was free for {seconds} (size {self._size})"
         return RemctlTimeoutError(text)
 
     def _connect(self, client: RemctlBase, place: Place, line: Line) -> Steps[None]:

@@ -188,7 +188,7 @@ def test_waiting_ends(wait: float, make: Make, tmp_path: Path) -> None:
             pool.run(["test", "append", file, "again"])
         assert time.monotonic() - begin >= wait
     assert re.fullmatch(
-        rf"all 1 connections to localhost:\d+ were in use for {wait} seconds",
+        rf"no connection to localhost:\d+ was free for {wait} seconds \(size 1\)",
         str(caught.value),
     )
     assert caught.value.stage is None

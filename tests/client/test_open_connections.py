@@ -153,7 +153,7 @@ def test_a_ticket_expires(own_server: Server, realm: Realm, tmp_path: Path) -> N
         time.sleep(4)
         assert client.noop()
         assert client.run(USER).status == 0
-        with pytest.raises(remctl.RemctlError, match="expired") as caught:
+        with pytest.raises(remctl.RemctlError) as caught:
             short.run(USER)
         assert caught.value.stage == "authenticate"
         realm.kinit(realm.user, cache)

@@ -4,8 +4,8 @@
     unshare --net python benchmarks/delay.py [ROUNDS]
 
 Runs as root, in a network namespace of its own with ``unshare``; after ``chrt --rr 1``,
-other work on the machine waits for it.  Prints a table of medians, in milliseconds, with
-the least and the greatest of the rounds.
+other work on the machine waits for it.  Prints a table of medians, in milliseconds,
+with the least and the greatest of the rounds.
 
 The way is a TUN device.  What is sent into it comes out again after half of the round
 trip, with source and destination exchanged: the server, on this machine's own address,

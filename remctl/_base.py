@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, Callable, TypeVar
 from remctl import _arguments
 from remctl._connection import Connection
 from remctl._exceptions import RemctlError, RemctlNotOpenedError
+from remctl._explain import peer
 from remctl._ffi import lib, unsupported_ccache
 
 if TYPE_CHECKING:
@@ -86,7 +87,7 @@ class RemctlBase:
         self.close()
         self._in_process: dict[int, Any] = {}
         self._last_error = [NO_ERROR]
-        self._log = None
+        self._log = self._last_server = None
         self._timeout = 0.0
         self._ccache: str | None = None
         self._source_ip: str | None = None
@@ -244,13 +245,19 @@ class RemctlBase:
             state = "opening"
         else:
             state = "open, a reply is unread" if connection.pending else "open"
-        peer = self._peer()
+        server = self._peer()
         name = f"{type(self).__module__}.{type(self).__qualname__}"
-        return f"<{name} {peer}, {state}>" if peer else f"<{name} {state}>"
+        return f"<{name} {server}, {state}>" if server else f"<{name} {state}>"
 
     def _peer(self) -> str | None:
-        """Return the last server's name, if there was one."""
-        return None if self._log is None else self._log.peer
+        """Return the name of the last server, or of the one to open, if any."""
+        if self._log is not None:
+            return self._log.peer
+        if self._last_server is not None:
+            return peer(
+                self._last_server.host, self._last_server.port or lib.REMCTL_PORT
+            )
+        return None
 
     def __reduce__(self) -> Any:
         """Refuse to be pickled or copied, as a connection cannot be."""

@@ -224,9 +224,6 @@ class PoolBase:
         place.opened = lib.shim_now()
         yield from client._open(self._server, None)
         place.connection = client._connection
-        if self._closed:  # by a close() that came before the connection
-            client.close()
-            self._check_open()
 
     def _take_back(self, client: RemctlBase, place: Place, line: Line) -> None:
         """Take the connection away from ``client``, and keep it if it is in step."""
@@ -370,6 +367,7 @@ class Pool(PoolBase):
             if place not in line.front():
                 self._wait(place, line)
             client._drive(self._connect(client, place, line))
+            self._check_open()
             yield client
         finally:
             try:

@@ -37,8 +37,6 @@ from weakref import ref
 from remctl import RemctlError, RemctlProtocolError, _arguments
 from remctl._asyncio import drive, finish
 from remctl._base import LAST_SERVER, NO_ERROR, RemctlBase, check_call
-from remctl._explain import peer
-from remctl._ffi import lib
 from remctl._pool import Line, Place, PoolBase
 from remctl._results import Reply
 
@@ -270,12 +268,6 @@ class Remctl(RemctlBase):
         last = self._holds.last()
         return last.ended and connection.broken and self._holds.last() is last
 
-    def _peer(self) -> str | None:
-        if self._log is None and self._server is not None:
-            server = _arguments.server(*self._server)
-            return peer(server.host, server.port or lib.REMCTL_PORT)
-        return super()._peer()
-
     @property
     def _holds(self) -> Holds:
         return self._of_this_process(Holds)
@@ -417,6 +409,7 @@ class Pool(PoolBase):
             await client._exclusively(  # noqa: SLF001 (as in _pool)
                 self._connect, client, place, line
             )
+            self._check_open()
             yield client
         finally:
             try:

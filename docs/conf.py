@@ -30,7 +30,7 @@ nitpick_ignore_regex = [
     ("py:exc", ".*, .*"),  # two exceptions in one line of a docstring
     # The standard library's, whose documentation is on the network.
     ("py:class", r"(argparse|asyncio|datetime|os|pathlib|re|socket)\..*"),
-    ("py:class", r"AbstractContextManager|TracebackType|datetime|Function"),
+    ("py:class", r"Abstract(Async)?ContextManager|TracebackType|datetime|Function"),
 ]
 
 html_theme = "furo"

@@ -191,8 +191,8 @@ class PoolBase:
     def _none_free(self) -> RemctlTimeoutError:
         """Return the exception for a caller that has waited for too long."""
         where = peer(self._server.host, self._server.port or lib.REMCTL_PORT)
-        seconds = duration(self._wait_seconds or 0.0)
-        text = f"no connection to {where} was free for {seconds} (size {self._size})"
+        waited = f" for {duration(self._wait_seconds)}" if self._wait_seconds else ""
+        text = f"no connection to {where} was free{waited} (size {self._size})"
         return RemctlTimeoutError(text)
 
     def _connect(self, client: RemctlBase, place: Place, line: Line) -> Steps[None]:

@@ -177,8 +177,8 @@ def test_each_caller_gets_the_reply_to_its_own_command(make: Make) -> None:
         assert each.result is None
 
 
-@pytest.mark.parametrize("wait", [0, 0.2])
-def test_waiting_ends(wait: float, make: Make, tmp_path: Path) -> None:
+@pytest.mark.parametrize(("wait", "text"), [(0, ""), (0.2, " for 0.2 seconds")])
+def test_waiting_ends(wait: float, text: str, make: Make, tmp_path: Path) -> None:
     """S73: with RemctlTimeoutError; nothing has been sent."""
     pool = make(size=1, wait=wait)
     file = tmp_path / "file"
@@ -188,7 +188,7 @@ def test_waiting_ends(wait: float, make: Make, tmp_path: Path) -> None:
             pool.run(["test", "append", file, "again"])
         assert time.monotonic() - begin >= wait
     assert re.fullmatch(
-        rf"no connection to localhost:\d+ was free for {wait} seconds \(size 1\)",
+        rf"no connection to localhost:\d+ was free{text} \(size 1\)",
         str(caught.value),
     )
     assert caught.value.stage is None

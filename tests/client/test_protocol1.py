@@ -83,6 +83,17 @@ def check_lost(
     client.close()
 
 
+def test_a_pool(scripted: Scripted) -> None:
+    """S48, S72: what the pool keeps is the connection of open(), as a Remctl does."""
+    server = scripted(*serving([0, 0, 0]))
+    with remctl.Pool(HOST, server.port) as pool:
+        for number in range(3):
+            reply = pool.run(["test", "echo", number])
+            assert reply == remctl.RemctlSimpleResult(b"%d" % number, None, 0)
+    assert commands(server) == [[b"test", b"echo", b"%d" % n] for n in range(3)]
+    assert logged(server, "accepted") == list(range(4))
+
+
 @pytest.fixture
 def bob(realm: Realm, tmp_path: Path) -> str:
     """A cache with bob's tickets."""

@@ -195,32 +195,40 @@ class PoolBase:
         text = f"no connection to {where} was free{waited} (size {self._size})"
         return RemctlTimeoutError(text)
 
-    def _connect(self, client: RemctlBase, place: Place, line: Line) -> Steps[None]:
-        """Give ``client`` the idle connection that was used last, or open a new one."""
+    def _lend_idle(self, client: RemctlBase, place: Place, line: Line) -> bool:
+        """Give ``client`` the idle connection that was used last, if there is one.
+
+        Returns whether it can be used at once.  Otherwise drive _connect().
+        """
         self._check_open()
         self._close_expired(line)
         while True:
             try:
                 idle = line.idle.pop()
             except IndexError:
-                break
+                return False
             connection = idle.connection
             if connection.has_input():  # guard 82b
                 connection.close("the server has closed it, or sent what nobody reads")
                 continue
             place.connection, place.opened = connection, idle.opened
             client._adopt(connection, self._server)
-            if lib.shim_now() - idle.since < TRUSTED:
-                return
+            return lib.shim_now() - idle.since < TRUSTED
+
+    def _connect(self, client: RemctlBase, place: Place, line: Line) -> Steps[None]:
+        """Ask the connection that ``client`` has for a noop(), or open a new one."""
+        if place.connection is not None:
             try:
                 # It is also the proof that nothing is left from an earlier reply.
-                yield from connection.noop(min(client._timeout or PATIENCE, PATIENCE))
+                yield from place.connection.noop(
+                    min(client._timeout or PATIENCE, PATIENCE)
+                )
             except RemctlError as error:
+                place.connection.close(f"idle, and then: {error}")
                 # So will the others: each would have to be waited for.
-                connection.close(f"idle, and then: {error}")
                 close_all(line.idle, "idle, as one that does not answer")
-                break
-            return
+            else:
+                return
         place.opened = lib.shim_now()
         yield from client._open(self._server, None)
         place.connection = client._connection
@@ -366,7 +374,8 @@ class Pool(PoolBase):
             place.thread = thread
             if place not in line.front():
                 self._wait(place, line)
-            client._drive(self._connect(client, place, line))
+            if not self._lend_idle(client, place, line):
+                client._drive(self._connect(client, place, line))
             self._check_open()
             yield client
         finally:

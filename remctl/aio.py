@@ -406,9 +406,10 @@ class Pool(PoolBase):
         try:
             if place not in line.front():
                 await self._wait(place, line)
-            await client._exclusively(  # noqa: SLF001 (as in _pool)
-                self._connect, client, place, line
-            )
+            if not self._lend_idle(client, place, line):
+                await client._exclusively(  # noqa: SLF001 (as in _pool)
+                    self._connect, client, place, line
+                )
             self._check_open()
             yield client
         finally:

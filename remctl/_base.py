@@ -58,8 +58,9 @@ def of_this_process(states: dict[int, T], make: Callable[[], T]) -> T:
     process = lib.shim_process()  # guard 47e
     if process not in states:
         states.setdefault(process, make())
-        for other in [each for each in states if each != process]:
-            states.pop(other, None)
+        for other in list(states):
+            if other != process:
+                states.pop(other, None)
     return states[process]
 
 

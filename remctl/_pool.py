@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 import threading
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from typing import TYPE_CHECKING, Any, Callable
 from weakref import ref
 
@@ -59,12 +59,13 @@ class Place(ref):  # type: ignore[type-arg]  # of a RemctlBase; no generic on Py
 
     ``connection``: the pool's connection that it has.  ``opened``: when that was
     opened.  ``thread``: the thread that makes the loan's only call, if there is no
-    other.  ``wake``: what ends its wait.
+    other.  ``left``: it is not in the line any more.  ``wake``: what ends its wait.
     """
 
     connection: Connection | None = None
     opened = math.inf
     thread: int | None = None
+    left = False
     wake: Callable[[], object] = staticmethod(lambda: None)
 
 
@@ -82,35 +83,45 @@ class Line:
         self._size = size
         self._places: list[Place] = []
 
-    def join(self, client: RemctlBase) -> Place:
+    def join(self, client: RemctlBase, thread: int | None = None) -> Place:
         """Add ``client`` at the end, and return its place."""
         place = Place(client, self.leave)
+        place.thread = thread
         self._places.append(place)
         return place
 
     def leave(self, place: Place) -> None:
         """Remove a place, and wake those who have come to the front."""
+        if place.left:
+            return
         with suppress(ValueError):
             self._places.remove(place)
         wake(self.front())
+        place.left = True  # only now: an interrupt may come before
 
     def front(self) -> list[Place]:
         """Return the places of those who may have a connection."""
-        return self._places[: self._size]
+        places = self._places[: self._size]
+        for place in places:
+            if place() is None:  # an exception has kept it from leaving
+                self.leave(place)
+                return self.front()
+        return places
 
     def close(self) -> None:
-        """Close all connections, and wake those who wait."""
-        close_all(self.idle, "the pool was closed")
+        """Wake those who wait, and close all connections."""
         places = list(self._places)
-        for place in places:
-            client = place()
-            if client is not None:
-                client.close()
         wake(places)
+        with ExitStack() as stack:  # whatever a handler of the log raises
+            stack.callback(close_all, self.idle, "the pool was closed")
+            for place in places:
+                client = place()
+                if client is not None:
+                    stack.callback(client.close)
 
 
 def wake(places: list[Place]) -> None:
-    """Wake those of ``places`` that wait."""
+    """Wake those of ``places`` that wait; the others do not notice."""
     for place in places:
         with suppress(RuntimeError):  # awake already, or the event loop is closed
             place.wake()
@@ -118,9 +129,9 @@ def wake(places: list[Place]) -> None:
 
 def close_all(idle: list[Idle], reason: str) -> None:
     """Close idle connections; another thread may be taking some of them."""
-    with suppress(IndexError):
+    with ExitStack() as stack, suppress(IndexError):
         while True:
-            idle.pop().connection.close(reason)
+            stack.callback(idle.pop().connection.close, reason)
 
 
 class PoolBase:
@@ -208,15 +219,20 @@ class PoolBase:
             except IndexError:
                 return False
             connection = idle.connection
-            if connection.has_input():  # guard 82b
-                connection.close("the server has closed it, or sent what nobody reads")
-                continue
-            place.connection, place.opened = connection, idle.opened
-            client._adopt(connection, self._server)
-            return lib.shim_now() - idle.since < TRUSTED
+            reason = self._expired(idle)
+            if reason is None and not connection.in_step:
+                reason = "it was closed"
+            if reason is None and connection.has_input():  # guard 71b
+                reason = "the server has closed it, or sent what nobody reads"
+            if reason is None:
+                place.connection, place.opened = connection, idle.opened
+                client._adopt(connection, self._server)
+                return lib.shim_now() - idle.since < TRUSTED
+            connection.close(reason)
 
     def _connect(self, client: RemctlBase, place: Place, line: Line) -> Steps[None]:
         """Ask the connection that ``client`` has for a noop(), or open a new one."""
+        self._check_open()  # later than that, a close() ends the call
         if place.connection is not None:
             try:
                 # It is also the proof that nothing is left from an earlier reply.
@@ -235,31 +251,48 @@ class PoolBase:
 
     def _take_back(self, client: RemctlBase, place: Place, line: Line) -> None:
         """Take the connection away from ``client``, and keep it if it is in step."""
-        connection = client._detach()  # guard 80
-        if connection is not None:
-            lent = connection is place.connection  # guard 81
-            if lent and connection.in_step:  # guard 82a
+        connection = client._detach()  # guard 69
+        came_back = False
+        try:
+            lent = connection is place.connection  # guard 70
+            if lent and connection is not None and connection.in_step:  # guard 71a
                 line.idle.append(Idle(connection, place.opened))
-            else:
+                came_back = True
+        finally:
+            if connection is not None and not came_back:
                 connection.close("it came back in another state than it was lent in")
         client.close()
         self._close_expired(line)
         if self._closed:
             close_all(line.idle, "the pool was closed")
 
+    def _give_up(self, client: RemctlBase, place: Place, line: Line) -> None:
+        """End a loan, and let the next one in the line have its turn."""
+        try:
+            self._take_back(client, place, line)
+        finally:
+            try:
+                line.leave(place)
+            finally:  # again, for what an interrupt may have kept from the first time
+                line.leave(place)
+
+    def _expired(self, idle: Idle) -> str | None:
+        """Return why a connection is not lent any more, None if it is."""
+        now = lib.shim_now()
+        if now - idle.opened >= self._max_age:  # guard 72
+            return f"open for {duration(now - idle.opened)}"
+        if now - idle.since >= self._max_idle:
+            return f"idle for {duration(now - idle.since)}"
+        return None
+
     def _close_expired(self, line: Line) -> None:
         """Close the connections that are idle for too long, or too old."""
-        now = lib.shim_now()
         for idle in list(line.idle):
-            if now - idle.since >= self._max_idle:
-                reason = f"idle for {duration(now - idle.since)}"
-            elif now - idle.opened >= self._max_age:  # guard 83
-                reason = f"open for {duration(now - idle.opened)}"
-            else:
-                continue
-            with suppress(ValueError):  # another thread has taken it
-                line.idle.remove(idle)
-                idle.connection.close(reason)
+            reason = self._expired(idle)
+            if reason is not None:
+                with suppress(ValueError):  # another thread has taken it
+                    line.idle.remove(idle)
+                    idle.connection.close(reason)
 
 
 class Pool(PoolBase):
@@ -369,9 +402,8 @@ class Pool(PoolBase):
     def _lend(self, thread: int | None) -> Iterator[remctl.Remctl]:
         self._check_open()
         line, client = self._line(), self._new_client()
-        place = line.join(client)
+        place = line.join(client, thread)
         try:
-            place.thread = thread
             if place not in line.front():
                 self._wait(place, line)
             if not self._lend_idle(client, place, line):
@@ -379,28 +411,27 @@ class Pool(PoolBase):
             self._check_open()
             yield client
         finally:
-            try:
-                self._take_back(client, place, line)
-            finally:
-                line.leave(place)
+            self._give_up(client, place, line)
 
     def _wait(self, place: Place, line: Line) -> None:
         """Wait until ``place`` is at the front."""
         thread = threading.get_ident()
-        if all(each.thread == thread for each in line.front()):
-            raise RemctlError("all connections are in use by the interrupted calls")
         gate = threading.Lock()
         gate.acquire()
         place.wake = gate.release
         until = lib.shim_now() + self._wait_seconds
         # Asked again, as it may have come to the front before it could be woken.
-        while place not in line.front():
+        while place not in (front := line.front()):
             self._check_open()
+            if line is not self._line():  # a signal handler has forked
+                raise RemctlError("the call was begun by another process")
+            if all(each.thread == thread for each in front):
+                # They go on when this one has ended: it is in a signal handler.
+                raise RemctlError("all connections are in use by calls of this thread")
             left = until - lib.shim_now()
             if left <= 0:
                 raise self._none_free()
             gate.acquire(timeout=min(left, longest_block()))
-        del place.wake
 
 
 publish("remctl", Pool)

@@ -257,12 +257,13 @@ class Remctl(RemctlBase):
 
     def _detach(self) -> Connection | None:
         last = self._holds.last()
-        connection = self._connection
-        if not last.ended or connection is None:
+        if not last.ended:
             return None
-        vars(self).pop("_connection", None)
-        # Unless another loop's call has begun in the meantime.
-        return connection if self._holds.last() is last else None
+        connection: Connection | None = vars(self).pop("_connection", None)
+        if connection is not None and self._holds.last() is not last:
+            connection.close("another event loop's call has begun")
+            return None
+        return connection
 
     def _is_left_broken(self, connection: Connection) -> bool:
         last = self._holds.last()
@@ -413,10 +414,7 @@ class Pool(PoolBase):
             self._check_open()
             yield client
         finally:
-            try:
-                self._take_back(client, place, line)
-            finally:
-                line.leave(place)
+            self._give_up(client, place, line)
 
     async def _wait(self, place: Place, line: Line) -> None:
         """Wait until ``place`` is at the front."""

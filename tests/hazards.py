@@ -728,25 +728,25 @@ HAZARDS: dict[int, Hazard] = {
         ],
     ),
     # Found with pools of connections
-    80: Hazard(
+    69: Hazard(
         "a client is used after its connection has gone to another caller",
         "each loan has a client of its own, from which the connection is taken away",
         [f"{POOL}::test_a_loan_that_has_ended_is_over"],
         [
-            Removal("_pool.py", {"80": "connection = client._connection"}),
+            Removal("_pool.py", {"69": "connection = client._connection"}),
         ],
     ),
-    81: Hazard(
+    70: Hazard(
         "a client has opened a connection to another server, or for another user",
         "only the connection that was lent comes back",
         [
             f"{POOL}::test_a_connection_in_another_state_does_not_come_back",
         ],
         [
-            Removal("_pool.py", {"81": "lent = True"}),
+            Removal("_pool.py", {"70": "lent = True"}),
         ],
     ),
-    82: Hazard(
+    71: Hazard(
         "a connection goes to another caller with a reply unread, or still to come",
         "it comes back only in step, and is lent only if nothing has come since then",
         [
@@ -754,11 +754,11 @@ HAZARDS: dict[int, Hazard] = {
             f"{POOL}::test_what_comes_to_an_idle_connection",
         ],
         [
-            Removal("_pool.py", {"82a": "if lent:"}),
-            Removal("_pool.py", {"82b": "if False:"}),
+            Removal("_pool.py", {"71a": "if lent and connection is not None:"}),
+            Removal("_pool.py", {"71b": "if False:"}),
         ],
     ),
-    83: Hazard(
+    72: Hazard(
         "a connection keeps the permissions that it was opened with",
         "a pool closes it after max_age seconds",
         [
@@ -766,7 +766,7 @@ HAZARDS: dict[int, Hazard] = {
             f"{POOL}::test_an_old_connection_that_comes_back",
         ],
         [
-            Removal("_pool.py", {"83": "elif False:"}),
+            Removal("_pool.py", {"72": "if False:"}),
         ],
     ),
 }

@@ -403,6 +403,31 @@ def test_a_lock_of_threads(server: Server, order: str, tmp_path: Path) -> None:
     assert others == ["b'waiting\\ndone\\n' True", "b'hello world\\n' True"]
 
 
+def test_a_pool_with_locks_of_threads(server: Server, tmp_path: Path) -> None:
+    """S78: greenlets that cannot wait for each other are told so, and do not hang."""
+    code = """
+    from pathlib import Path
+    pool = remctl.Pool(sys.argv[1], int(sys.argv[2]), size=1)
+    def call(*command):
+        try:
+            print(pool.run(["test", *command]).stdout)
+        except remctl.RemctlError as error:
+            print(error)
+    greenlet = spawn(call, "wait-for", sys.argv[3])
+    sleep(0.2)
+    call("hello")
+    Path(sys.argv[3]).touch()
+    wait([greenlet])
+    call("hello")
+    """
+    arguments = server.host, server.port, tmp_path / "file"
+    assert run(NATIVE_LOCKS["gevent, import last"], code, *arguments) == [
+        "all connections are in use by calls of this thread",
+        "b'waiting\\ndone\\n'",
+        "b'hello world\\n'",
+    ]
+
+
 # What a fork leaves
 
 

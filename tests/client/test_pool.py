@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import logging
 import pickle
 import re
 import threading
@@ -71,6 +72,14 @@ class Call(threading.Thread):
             self.result = error
 
 
+class BrokenHandler(logging.Handler):
+    """A log handler that raises."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Raise."""
+        raise LookupError(record.getMessage())
+
+
 def places(pool: remctl.Pool) -> list[Any]:
     """Return the places of all who have a connection or wait for one."""
     return list(pool._line()._places)
@@ -84,12 +93,13 @@ def connection(pool: remctl.Pool) -> object:
 
 
 def served(server: Server) -> int:
-    """Return how many connections the server has: each has a process that waits."""
+    """Return how many connections the server has: each has a process."""
     children = Path(f"/proc/{server.pid}/task/{server.pid}/children").read_text()
     count = 0
     for child in children.split():
         with suppress(OSError):  # it has ended
-            count += "(remctld) S" in Path(f"/proc/{child}/stat").read_text()
+            name, state = Path(f"/proc/{child}/stat").read_text().split()[1:3]
+            count += name == "(remctld)" and state != "Z"
     return count
 
 
@@ -417,6 +427,22 @@ def test_an_old_connection_is_closed(
     wait_until(lambda: served(own_server) == 1)
 
 
+@pytest.mark.parametrize("why", ["too old", "closed"])
+def test_a_connection_is_looked_at_when_it_is_taken(
+    why: str, make: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """S74, S76: it may have come back since the last look at all of them."""
+    pool = make(max_age=3600)
+    pool.run(["test", "hello"])
+    monkeypatch.setattr(pool, "_close_expired", lambda _: None)
+    (idle,) = pool._line().idle
+    if why == "closed":
+        idle.connection.close("by the test")
+    else:
+        idle.opened -= 3600
+    assert connection(pool) is not idle.connection
+
+
 def test_an_old_connection_that_comes_back(make: Make, own_server: Server) -> None:
     """S76: it is closed at once, and no call was disturbed."""
     pool = make(own_server.port, max_age=0.1)
@@ -470,6 +496,63 @@ def test_close_while_others_wait_and_work(
     assert places(pool) == []
 
 
+@pytest.mark.parametrize("method", ["_lend_idle", "_take_back"])
+@pytest.mark.parametrize("idle", [False, True])
+def test_close_in_between(
+    method: str,
+    idle: bool,
+    make: Make,
+    own_server: Server,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """S77: in the moment in which nobody can find a connection, nothing stays open."""
+    pool = make(own_server.port)
+    if idle:
+        pool.run(["test", "hello"])
+    client = type(pool._new_client())
+    detach, lend = client._detach, pool._lend_idle
+
+    def detach_and_close(self: remctl.Remctl) -> object:
+        connection = detach(self)
+        pool.close()
+        return connection
+
+    def lend_and_close(*arguments: Any) -> bool:
+        lent = lend(*arguments)
+        pool.close()
+        return lent
+
+    if method == "_take_back":
+        monkeypatch.setattr(client, "_detach", detach_and_close)
+        assert pool.run(["test", "hello"]) == HELLO
+    else:
+        monkeypatch.setattr(pool, "_lend_idle", lend_and_close)
+        with pytest.raises(remctl.RemctlNotOpenedError, match="the pool is closed"):
+            pool.run(["test", "hello"])
+    assert (places(pool), pool._line().idle) == ([], [])
+    wait_until(lambda: served(own_server) == 0)
+
+
+def test_close_whatever_a_log_handler_raises(make: Make, own_server: Server) -> None:
+    """S77: all connections are closed, and those who wait are woken."""
+    pool = make(own_server.port, size=2)
+    logger = logging.getLogger("remctl")
+    with ExitStack() as stack:
+        loans = [stack.enter_context(pool.connection()) for _ in range(2)]
+        call = Call(lambda: pool.run(["test", "hello"]))
+        wait_until(lambda: len(places(pool)) == 3)
+        handler = BrokenHandler()
+        logger.addHandler(handler)
+        stack.callback(logger.removeHandler, handler)
+        stack.callback(logger.setLevel, logger.level)
+        logger.setLevel(logging.DEBUG)
+        with pytest.raises(LookupError):
+            pool.close()
+        assert not any(client.opened for client in loans)
+        call.join(AT_ONCE)
+        assert isinstance(call.result, remctl.RemctlNotOpenedError)
+
+
 def test_close_while_a_connection_is_opened(make: Make, scripted: Scripted) -> None:
     """S77: the call that opens it ends at once."""
     server = scripted([["handshake", {"stop": ["hang", 0]}]])
@@ -481,8 +564,8 @@ def test_close_while_a_connection_is_opened(make: Make, scripted: Scripted) -> N
     assert isinstance(call.result, remctl.RemctlError)
 
 
-def test_a_loan_goes_on_after_the_with_statement_of_the_pool(server: Server) -> None:
-    """S77: no: the pool's connections are closed with it."""
+def test_a_loan_ends_with_the_pool(server: Server) -> None:
+    """S77: the end of the pool's with statement closes it."""
     with remctl.Pool(server.host, server.port) as pool:
         loan = pool.connection()
         client = loan.__enter__()

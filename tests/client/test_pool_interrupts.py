@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Callable
 import pytest
 from interrupts import Interruption, InterruptLine, handler, interrupt
 from stages import in_use, wait_for_release
-from support import collect, run_python, wait_until
+from support import HANG, collect, run_python, wait_until
 
 import remctl
 import remctl.aio
@@ -88,6 +88,80 @@ def test_handler_that_raises_at_any_line_leaves_nothing_behind(
     pool.close()
 
 
+# What is raised while the garbage collector takes the client.
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+def test_handler_that_raises_at_the_end_of_a_loan(server: Server) -> None:
+    """S78: at any line of it; who waits for the connection is served."""
+    pool = remctl.Pool(server.host, server.port, size=1, timeout=HANG)
+    with handler(signal.SIGUSR1, interrupt):
+        for line in range(1, 1000):
+            loan = pool.connection()
+            loan.__enter__()
+            results: list[object] = []
+            thread = threading.Thread(
+                target=lambda: results.append(pool.run(["test", "hello"])),  # noqa: B023
+                daemon=True,
+            )
+            thread.start()
+            wait_until(lambda: len(places(pool)) == 2)
+            tracer = InterruptLine(line)
+            with suppress(Interruption), tracer:
+                loan.__exit__(None, None, None)
+            thread.join(HANG)
+            assert results == [HELLO], tracer.line
+            if tracer.left > 0:
+                break
+        else:
+            pytest.fail("the loan never came to its end")
+    pool.close()
+
+
+def test_a_turn_that_comes_in_the_last_moment(
+    server: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """S78: the caller at the front does not take itself for an interrupted call."""
+    with remctl.Pool(server.host, server.port, size=1) as pool:
+        loan = pool.connection()
+        loan.__enter__()
+        wait = pool._wait
+
+        def end_loan_and_wait(*arguments: Any) -> None:
+            loan.__exit__(None, None, None)
+            wait(*arguments)
+
+        monkeypatch.setattr(pool, "_wait", end_loan_and_wait)
+        assert pool.run(["test", "hello"]) == HELLO
+
+
+def test_handler_that_interrupts_a_wait(server: Server) -> None:
+    """S78: the connection that it waits for comes to the interrupted call."""
+    errors: list[str] = []
+
+    def use(*_: object) -> None:
+        try:
+            pool.run(["test", "hello"])
+        except remctl.RemctlError as error:
+            errors.append(str(error))
+
+    with remctl.Pool(server.host, server.port, size=1) as pool:
+        held = threading.Event()
+
+        def hold() -> None:
+            with pool.connection():
+                held.set()
+                wait_until(lambda: len(places(pool)) == 2)
+                os.kill(os.getpid(), signal.SIGUSR1)
+                wait_until(lambda: len(places(pool)) == 3)
+
+        thread = threading.Thread(target=hold)
+        with handler(signal.SIGUSR1, use):
+            thread.start()
+            held.wait()
+            assert pool.run(["test", "hello"]) == HELLO
+            thread.join()
+        assert errors == ["all connections are in use by calls of this thread"]
+
+
 def test_handler_that_finds_all_in_use(server: Server, tmp_path: Path) -> None:
     """S78: by the calls that it has interrupted: a RemctlError, not a deadlock."""
     file = tmp_path / "file"
@@ -112,7 +186,7 @@ def test_handler_that_finds_all_in_use(server: Server, tmp_path: Path) -> None:
             thread.start()
             result = pool.run(["test", "wait-for", file])
             thread.join()
-        assert errors == ["all connections are in use by the interrupted calls"]
+        assert errors == ["all connections are in use by calls of this thread"]
         assert result.stdout == b"waiting\ndone\n"
         assert places(pool) == []
 
@@ -385,6 +459,44 @@ ended = True
 for thread in threads:
     thread.join()
 hello()
+"""
+    check(program, server, tmp_path / "file")
+
+
+def test_a_handler_that_forks_in_a_wait(server: Server, tmp_path: Path) -> None:
+    """S79: the child does not wait for what its parent's threads have."""
+    program = """
+children = []
+def child(*_):
+    children.append(os.fork())
+    signal.alarm(400)  # a bound on a hang
+
+signal.signal(signal.SIGUSR1, child)
+parent = os.getpid()
+held = threading.Event()
+
+def hold():
+    with pool.connection(), pool.connection():
+        held.set()
+        while len(pool._line()._places) < 3:
+            time.sleep(0.01)
+        os.kill(os.getpid(), signal.SIGUSR1)
+        while not children:
+            time.sleep(0.01)
+        assert os.waitpid(children[0], 0)[1] == 0
+
+thread = threading.Thread(target=hold)
+thread.start()
+held.wait()
+try:
+    hello()
+except remctl.RemctlError as error:
+    assert os.getpid() != parent
+    assert str(error) == "the call was begun by another process", error
+    hello()
+    os._exit(0)
+assert os.getpid() == parent
+thread.join()
 """
     check(program, server, tmp_path / "file")
 

@@ -184,6 +184,16 @@ def _(kit: Kit) -> None:
         remctl.Remctl().open("localhost", sock=tls)
 
 
+@call("`open()` without a host, the first time")
+def _(kit: Kit) -> None:
+    remctl.Remctl().open()
+
+
+@call("a pool without a size")
+def _(kit: Kit) -> None:
+    remctl.Pool(**kit.arguments(size=0))
+
+
 @call("`set_timeout(-1)`")
 def _(kit: Kit) -> None:
     remctl.Remctl().set_timeout(-1)
@@ -209,6 +219,19 @@ def _(kit: Kit) -> None:
     with kit.open() as client:
         client.command(COMMAND)
         client.command(COMMAND)
+
+
+@call("a pool that is closed")
+def _(kit: Kit) -> None:
+    pool = remctl.Pool(**kit.arguments())
+    pool.close()
+    pool.run(COMMAND)
+
+
+@call("all connections of a pool are in use")
+def _(kit: Kit) -> None:
+    with remctl.Pool(**kit.arguments(size=1, wait=0.1)) as pool, pool.connection():
+        pool.run(COMMAND)
 
 
 # resolve

@@ -149,6 +149,8 @@ def lint(session: nox.Session) -> None:
     session.run("codespell", ".")
     session.run("mypy")
     session.run("pyright")
+    find_helpers(session)
+    session.run("python", "tests/packaging/types_of_docs.py")
     for module in ("remctl", "_remctl"):
         session.run("pyright", "--verifytypes", module)
     # Without mypy's configuration: it compares with the Python that runs.

@@ -90,6 +90,33 @@ class RemctlSimpleResult:
             raise RemctlStatusError(self)
         return self
 
+    def text(self, encoding: str = "utf-8", errors: str = "strict") -> str:
+        """Return the standard output as text, "" if nothing was written there.
+
+        Args:
+            encoding: The text's encoding.
+            errors: What to do with octets that are not text in this encoding, as
+                in bytes.decode().
+
+        Raises:
+            UnicodeDecodeError: A ValueError: it is not text.
+            LookupError: There is no such encoding.
+
+        """
+        return (self.stdout or b"").decode(encoding, errors)
+
+    def json(self) -> Any:
+        """Return the value that the standard output has as JSON.
+
+        Raises:
+            ValueError: It is not JSON, or empty: a json.JSONDecodeError, or a
+                UnicodeDecodeError.
+
+        """
+        import json  # noqa: PLC0415 (takes a while, and most programs do not need it)
+
+        return json.loads(self.stdout or b"")
+
 
 class RemctlStatusError(RemctlError):
     """A command ended with a status other than 0: see RemctlSimpleResult.check().

@@ -242,6 +242,45 @@ def test_a_status_error_shows_the_first_line_of_standard_error(
     assert str(caught.value) == f"command exited with status 3{shown}"
 
 
+@pytest.mark.parametrize(
+    ("stdout", "arguments", "text"),
+    [
+        (None, (), ""),
+        (b"", (), ""),
+        ("Zo\u00eb\r\n\0".encode(), (), "Zo\u00eb\r\n\0"),
+        (b"Zo\xeb", ("latin-1",), "Zo\u00eb"),
+        (b"a\xff", ("utf-8", "surrogateescape"), "a\udcff"),
+    ],
+)
+def test_text(stdout: bytes | None, arguments: tuple[str, ...], text: str) -> None:
+    """S72: standard output as text; no newline is changed, and none is missing."""
+    result = remctl.RemctlSimpleResult(stdout, b"stderr", 3)
+    assert result.text(*arguments) == text
+    assert result.text(**dict(zip(("encoding", "errors"), arguments))) == text
+    assert result.stdout is stdout
+
+
+def test_what_is_not_text() -> None:
+    """S72: an error by default, as of bytes.decode()."""
+    result = remctl.RemctlSimpleResult(b"a\xff", None, 0)
+    with pytest.raises(UnicodeDecodeError):
+        result.text()
+    with pytest.raises(LookupError):
+        result.text("utf-88")
+
+
+def test_json() -> None:
+    """S72: the value, in whichever encoding JSON allows; else a ValueError."""
+    value = {"name": "Zo\u00eb", "disks": [1, 2.5, None]}
+    for encoding in ("utf-8", "utf-8-sig", "utf-16", "utf-32-le"):
+        text = json.dumps(value, ensure_ascii=False)
+        result = remctl.RemctlSimpleResult(text.encode(encoding), b"warning", 1)
+        assert result.json() == value
+    for wrong in (None, b"", b"{", b"\xff", b"{}{}"):
+        with pytest.raises(ValueError, match=r"."):
+            remctl.RemctlSimpleResult(wrong, b"{}", 0).json()
+
+
 def test_results_compare_and_show_their_parts() -> None:
     """S14: a result has three attributes, by name and by position."""
     result = remctl.RemctlSimpleResult(stdout=b"\xff\0", stderr=None, status=7)

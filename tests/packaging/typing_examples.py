@@ -7,7 +7,7 @@ A "type: ignore" marks what must not pass; where it does, mypy calls it unused.
 from __future__ import annotations
 
 from datetime import datetime
-from typing import TYPE_CHECKING, Literal, Optional
+from typing import TYPE_CHECKING, Any, Literal, Optional
 
 from typing_extensions import assert_type
 
@@ -29,6 +29,9 @@ def one_command(path: os.PathLike[str], arguments: Iterator[str]) -> None:
     assert_type(result.stderr, Optional[bytes])
     assert_type(result.status, int)
     assert_type(result.check(), remctl.RemctlSimpleResult)
+    assert_type(result.text("latin-1", errors="replace"), str)
+    assert_type(result.json(), Any)
+    result.text(errors=None)  # type: ignore[arg-type]
     remctl.remctl("host", "4373", None, arguments, timeout=0.5, ccache="c")
     remctl.remctl("host", b"4373", None, arguments, ccache=path)
     remctl.remctl("host", 4373, "host/host", ("a", "b"), source_ip="::1")

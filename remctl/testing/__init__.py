@@ -16,6 +16,7 @@ Tests with pytest get them from the fixtures ``remctl_realm`` and ``remctl_serve
 see remctl._pytest_plugin.  ``python -m remctl.testing`` starts both from a shell.
 
 FakeRemctl is a remctl.Remctl without a server, for unit tests; it needs none of these.
+Call is what it records of a command.
 remctl.testing.aio has the same for remctl.aio.Remctl.
 """
 
@@ -26,16 +27,26 @@ from typing import TYPE_CHECKING
 from remctl import _public
 from remctl.testing._commands import Command
 from remctl.testing._daemon import MissingError, StartError
-from remctl.testing._fake import FakeRemctl
+from remctl.testing._fake import Call, FakeRemctl
 from remctl.testing._realm import Realm
 from remctl.testing._server import Server
 
 if TYPE_CHECKING:
     from remctl.testing import aio as aio
 
-__all__ = ["Command", "FakeRemctl", "MissingError", "Realm", "Server", "StartError"]
+__all__ = [
+    "Call",
+    "Command",
+    "FakeRemctl",
+    "MissingError",
+    "Realm",
+    "Server",
+    "StartError",
+]
 
-_public.publish(__name__, Command, FakeRemctl, MissingError, Realm, Server, StartError)
+_public.publish(
+    __name__, Call, Command, FakeRemctl, MissingError, Realm, Server, StartError
+)
 
 if not TYPE_CHECKING:  # else a type checker would believe in any name
 

@@ -9,7 +9,9 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Union
+from contextlib import closing
+from itertools import count
+from typing import TYPE_CHECKING, Any, Callable, NamedTuple, Union
 
 from remctl import (
     Remctl,
@@ -19,8 +21,9 @@ from remctl import (
     RemctlProtocolError,
     RemctlSimpleResult,
     Stream,
+    _arguments,
 )
-from remctl._base import RemctlBase, without_traceback
+from remctl._base import RemctlBase, check_call, without_traceback
 from remctl._connection import DONE, ERROR_CODES, Connection
 
 if TYPE_CHECKING:
@@ -36,15 +39,34 @@ Token = Union[RemctlOutput, RemctlError]
 Reply = Union[RemctlSimpleResult, RemctlError, Sequence[Token]]
 
 
+class Call(NamedTuple):
+    """A command that a FakeRemctl was given, and where it would have gone.
+
+    ``host``, ``port`` and ``principal`` are those of open(); the port is None for the
+    default ones.  ``options`` has those of ``timeout``, ``ccache`` and ``source_ip``
+    that were set, by their names: ``{"timeout": 30.0}``.  ``command`` is a list of
+    bytes.
+    """
+
+    host: str
+    port: int | None
+    principal: str | None
+    options: dict[str, Any]
+    command: list[bytes]
+
+
 class Script:
-    """The replies that are left, and the commands that have been sent."""
+    """The replies that are left, and the calls that have been made."""
 
     def __init__(
-        self, replies: Iterable[Reply], open_errors: Iterable[RemctlError | None]
+        self,
+        replies: Iterable[Reply] | Callable[[Call], Reply],
+        open_errors: Iterable[RemctlError | None],
     ) -> None:
-        """Check the replies and the errors of open()."""
+        """Check the replies, unless they are a function, and the errors of open()."""
+        self.calls: list[Call] = []
         self.commands: list[list[bytes]] = []
-        self._replies = deque(map(tokens, replies))
+        self._next = replies if callable(replies) else next_of(replies)
         self._open_errors = deque(open_errors)
         for error in self._open_errors:
             if error is not None and not isinstance(error, RemctlError):
@@ -56,29 +78,46 @@ class Script:
         if error is not None:
             raise error
 
-    def reply(self, arguments: list[bytes]) -> deque[Token]:
-        """Record a command, and return the tokens of its reply."""
-        self.commands.append(arguments)
-        if not self._replies:
-            raise AssertionError(f"FakeRemctl has no reply left for {arguments}")
-        return self._replies.popleft()
+    def reply(self, call: Call) -> deque[Token]:
+        """Record a call, and return the tokens of its reply."""
+        self.calls.append(call)
+        self.commands.append(call.command)
+        try:
+            reply = self._next(call)
+        except RemctlError as error:
+            reply = error
+        return tokens(reply)
+
+
+def next_of(replies: Iterable[Reply]) -> Callable[[Call], Reply]:
+    """Return a function that returns one reply after the other, which are checked."""
+    left = deque(replies)
+    for reply in left:
+        tokens(reply)
+
+    def take(call: Call) -> Reply:
+        if not left:
+            raise AssertionError(f"FakeRemctl has no reply left for {call.command}")
+        return left.popleft()
+
+    return take
 
 
 class Scripted(RemctlBase):
     """A mixin that replaces the connection of the next class in the MRO."""
 
+    calls: list[Call]
     commands: list[list[bytes]]
 
     def __init__(
         self,
-        replies: Iterable[Reply] = (),
+        replies: Iterable[Reply] | Callable[[Call], Reply] = (),
         *,
         open_errors: Iterable[RemctlError | None] = (),
     ) -> None:
         """Make an object that is not open."""
         super().__init__()
-        self._script = Script(replies, open_errors)
-        self.commands = self._script.commands
+        self._share(Script(replies, open_errors))
 
     def __call__(
         self,
@@ -90,11 +129,14 @@ class Scripted(RemctlBase):
         ccache: Ccache | None = None,
         source_ip: str | None = None,
     ) -> Self:
-        """Do what calling the real class does, and return the object itself.
+        """Do what calling the real class does, and return an object of the same script.
 
-        Replies and commands go on from where they are.
+        The first call returns the fake itself, if it is not open, and each other call
+        an object of its own.
         """
-        super().__init__(  # type: ignore[call-arg]  # the real class's
+        first = next(self._made) == 0 and self._connection is None
+        client = self if first else self._another()
+        super(Scripted, client).__init__(  # type: ignore[call-arg]  # the real class's
             host,
             port,
             principal,
@@ -102,10 +144,38 @@ class Scripted(RemctlBase):
             ccache=ccache,
             source_ip=source_ip,
         )
-        return self
+        return client
+
+    def _another(
+        self,
+        timeout: float | None = None,
+        ccache: Ccache | None = None,
+        source_ip: str | None = None,
+    ) -> Self:
+        """Return a new object with the same script and these settings."""
+        client = type(self).__new__(type(self))  # a user's class may take more to make
+        client._share(self._script)  # noqa: SLF001 (of this class)
+        client._configure(timeout, ccache, source_ip)  # noqa: SLF001
+        return client
+
+    def _share(self, script: Script) -> None:
+        self._script = script
+        self._made = count()
+        self.calls = script.calls
+        self.commands = script.commands
 
     def _new_connection(self, server: Server) -> Connection:
-        return FakeConnection(server, self._script)
+        # These two for as long as the connection is open, unlike the time-out.
+        of_open = {"ccache": self._ccache, "source_ip": self._source_ip}
+
+        def call(command: list[bytes]) -> Call:
+            settings = {"timeout": self._timeout, **of_open}
+            options = {name: value for name, value in settings.items() if value}
+            return Call(
+                server.host, server.port or None, server.principal, options, command
+            )
+
+        return FakeConnection(server, self._script, call)
 
 
 class FakeRemctl(Scripted, Remctl):
@@ -113,45 +183,87 @@ class FakeRemctl(Scripted, Remctl):
 
     It checks arguments, raises, iterates and closes as the real one does.  Nothing it
     does blocks, and time-outs come when the script says so.  What would be sent is in
-    ``commands``, a list of the commands, each a list of bytes.
+    ``calls``, a list of Call, and in ``commands``, a list of the commands alone, each a
+    list of bytes.
 
     Code that is given a Remctl is given a FakeRemctl, on which the test has called
     open().  Code that makes its own is given one in place of the class, as calling a
-    FakeRemctl does what calling remctl.Remctl does, and returns the FakeRemctl::
+    FakeRemctl does what calling remctl.Remctl does; each call returns an object of its
+    own (the first one the FakeRemctl itself), and all of them share the replies and the
+    lists.  Its method remctl() stands for the function remctl.remctl()::
 
         fake = FakeRemctl([RemctlSimpleResult(b"hello\n", None, 0)])
         monkeypatch.setattr(remctl, "Remctl", fake)
+        monkeypatch.setattr(remctl, "remctl", fake.remctl)
 
     Args:
-        replies: The replies to the commands, in order.  A RemctlSimpleResult becomes
-            output tokens and a status token; a RemctlProtocolError with a code
-            becomes an error token; any other RemctlError, such as a
-            RemctlTimeoutError, is raised in place of the first token.  A list has the
-            tokens themselves: the last must be a status token, an error token or an
-            exception.  An exception without a stage, but for RemctlNotOpenedError,
-            is raised as a copy with the stage "reply".  After an exception the object
-            is not open.
+        replies: The replies to the commands, in order; or a function that gets the
+            Call for each command, and returns the reply to it or raises it.
+
+            A RemctlSimpleResult becomes output tokens and a status token; a
+            RemctlProtocolError with a code becomes an error token; any other
+            RemctlError, such as a RemctlTimeoutError, is raised in place of the first
+            token.  A list has the tokens themselves: the last must be a status token,
+            an error token or an exception.  An exception without a stage, but for
+            RemctlNotOpenedError, is raised as a copy with the stage "reply".  After
+            an exception the object is not open.
         open_errors: For each call of open(), the exception that it raises, or None if
             it succeeds.  It has the stage that it was made with.  Further calls
             succeed.
 
-    A command for which there is no reply left raises AssertionError.  noop() returns
+    A command for which there is no reply left raises AssertionError, and is recorded.
+    noop() returns
     True on an open object.  There is no descriptor: fileno() raises
     RemctlNotOpenedError, as with a server that speaks protocol 1.
 
     Raises:
-        TypeError, ValueError: A reply is not one that a server could send.
+        TypeError, ValueError: A reply is not one that a server could send.  A
+            function's is checked when the command is sent.
 
     """
+
+    def remctl(
+        self,
+        host: str,
+        port: Port = None,
+        principal: str | None = None,
+        command: Iterable[object] = (),
+        *,
+        timeout: float | None = None,
+        ccache: Ccache | None = None,
+        source_ip: str | None = None,
+    ) -> RemctlSimpleResult:
+        """Do what remctl.remctl() does, with the script's next reply."""
+        _arguments.server(host, port, principal)
+        arguments = check_call(command, timeout, source_ip)
+        try:
+            with closing(self._another(timeout, ccache, source_ip)) as client:
+                client.open(host, port, principal)
+                return client.run(arguments)
+        except RemctlProtocolError:
+            raise
+        except RemctlError as error:
+            raise as_protocol_error(error) from error.__cause__
+
+
+def as_protocol_error(error: RemctlError) -> RemctlProtocolError:
+    """Return what remctl() raises for ``error``."""
+    return RemctlProtocolError(error.value, None, error.stage)
 
 
 class FakeConnection(Connection):
     """A connection to a script."""
 
-    def __init__(self, server: Server, script: Script) -> None:
-        """Take replies from ``script``."""
+    def __init__(
+        self,
+        server: Server,
+        script: Script,
+        call: Callable[[list[bytes]], Call],
+    ) -> None:
+        """Take replies from ``script``, for what ``call`` returns for a command."""
         super().__init__(server, None, None)
         self._script = script
+        self._call = call
         self._tokens: deque[Token] = deque()
 
     def open(self, timeout: float, sock: socket.socket | None = None) -> Steps[None]:
@@ -166,7 +278,7 @@ class FakeConnection(Connection):
         self._check_no_reply_pending()
         self.must_finish = must_finish
         self.in_flight = True
-        self._tokens = self._script.reply(arguments)
+        self._tokens = self._script.reply(self._call(arguments))
         self.pending = True
         self.in_flight = False
         return True

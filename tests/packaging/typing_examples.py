@@ -14,7 +14,7 @@ from typing_extensions import assert_type
 import _remctl
 import remctl
 from remctl.backend import Backend, Caller
-from remctl.testing import Command, FakeRemctl, Realm, Server
+from remctl.testing import Call, Command, FakeRemctl, Realm, Server
 
 if TYPE_CHECKING:
     import os
@@ -122,6 +122,11 @@ def for_tests(fake: FakeRemctl) -> None:
     client: remctl.Remctl = fake("host")
     assert_type(client.run(["a"]), remctl.RemctlSimpleResult)
     assert_type(fake.commands, list[list[bytes]])
+    assert_type(fake.calls, list[Call])
+    assert_type(fake.calls[0].port, Optional[int])
+    assert_type(fake.remctl("host", command=["a"]), remctl.RemctlSimpleResult)
+    FakeRemctl(lambda call: remctl.RemctlSimpleResult(call.command[0], None, 0))
+    FakeRemctl(lambda call: call.host)  # type: ignore[arg-type,return-value]
     FakeRemctl([remctl.RemctlTimeoutError("late"), [remctl.RemctlOutput("done")]])
 
 

@@ -7,6 +7,7 @@ import asyncio
 import inspect
 import pickle
 import socket
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Callable
 
@@ -29,7 +30,7 @@ from remctl import (
 )
 
 if TYPE_CHECKING:
-    from remctl.testing import Server
+    from remctl.testing import Call, Server
 
 pytestmark = pytest.mark.both_twins
 
@@ -41,10 +42,15 @@ class TwinFake(TwinRemctl, remctl.testing.aio.FakeRemctl):
     """The asyncio twin's, with the methods of the blocking one."""
 
     def __call__(self, *arguments: Any, **options: Any) -> Any:
-        super().__call__(*arguments, **options)
-        if self._server is not None:
-            self.open(*self._server)
-        return self
+        client = super().__call__(*arguments, **options)
+        if client._server is not None:
+            client.open(*client._server)
+        return client
+
+    def remctl(self, *arguments: Any, **options: Any) -> Any:
+        awaited = remctl.testing.aio.FakeRemctl()
+        awaited._share(self._script)
+        return self.loop.run(awaited.remctl(*arguments, **options))
 
 
 def fake_remctl(*arguments: Any, **options: Any) -> Any:
@@ -71,8 +77,8 @@ def public(of: Any) -> list[str]:
 )
 def test_parity(real: Any, fake: Any) -> None:
     """The names and signatures of the real class; calling it is calling the class."""
-    assert public(fake) == public(real)
-    assert public(fake()) == sorted([*public(real()), "commands"])
+    assert public(fake) == sorted([*public(real), "remctl"])
+    assert public(fake()) == sorted([*public(real()), "calls", "commands", "remctl"])
     assert issubclass(fake, real)
     for name in public(real):
         ours, theirs = getattr(fake, name), getattr(real, name)
@@ -82,6 +88,9 @@ def test_parity(real: Any, fake: Any) -> None:
     signature = inspect.signature(fake.__call__)
     constructor = inspect.signature(real.__init__)
     assert signature.parameters == constructor.parameters
+    function = sys.modules[real.__module__].remctl
+    assert inspect.signature(fake().remctl) == inspect.signature(function)
+    assert inspect.iscoroutinefunction(fake.remctl) == (real is remctl.aio.Remctl)
 
 
 # The same behaviour: a scenario is run with both.
@@ -221,7 +230,159 @@ def test_same_outcomes(
     assert len(real) == steps
 
 
+def one_shot(call: Callable[..., Any], host: str, port: int) -> Any:
+    """remctl(), with a result, the server's error, silence, and wrong arguments."""
+    yield call(host, port, command=["test", "hello"], timeout=30)
+    yield call(host, port, None, iter(["test", "status", 3]))
+    yield outcome(call, host, port, command=["no", "such"])
+    yield outcome(call, host, port, command=["test", "sleep", 60], timeout=0.2)
+    for options in ({}, {"command": ["a"], "timeout": -1}, {"command": "a"}):
+        yield outcome(call, host, port, **options)
+    yield outcome(call, "", command=["a"]), outcome(call, "a", "x", command="a")
+    yield outcome(call, host, port, command=["a"], source_ip="eth0")
+
+
+def test_same_outcomes_of_one_call(server: Server) -> None:
+    """On the real server, and with a script of what it says."""
+    real = list(one_shot(remctl.remctl, server.host, server.port))
+    fake = fake_remctl([HELLO, RemctlSimpleResult(None, None, 3), UNKNOWN, LATE])
+    assert list(one_shot(fake.remctl, "no.such.host.invalid", 0)) == real
+    assert len(real) == 9
+    assert not fake.opened
+
+
+def test_one_call_that_cannot_connect() -> None:
+    """remctl() has another exception for it than open(), with the same cause."""
+    refused = RemctlError("cannot connect", "connect")
+    refused.__cause__ = ConnectionRefusedError(111, "Connection refused")
+    fake = fake_remctl([HELLO], open_errors=[refused])
+    with pytest.raises(RemctlProtocolError, match=r"^cannot connect$") as caught:
+        fake.remctl("host", command=["a"])
+    assert (caught.value.stage, caught.value.code) == ("connect", None)
+    assert caught.value.__cause__ is refused.__cause__
+    assert fake.remctl("host", command=["a"]) == HELLO
+
+
 # What only the fake has
+
+
+def test_each_call_is_an_object_of_its_own() -> None:
+    """All go through the script together, and neither closes another's connection."""
+    fake = fake_remctl([HELLO, RemctlSimpleResult(b"2", None, 0), HELLO, HELLO])
+    one, two, three = (fake(f"web{number}") for number in (1, 2, 3))
+    assert len({id(client) for client in (one, two, three)}) == 3
+    assert isinstance(two, type(fake))
+    one.command(["a"])
+    assert two.run(["b"]).text() == "2"
+    three.close()
+    assert (one.opened, two.opened, three.opened) == (True, True, False)
+    assert [token.type for token in one] == ["output", "status"]
+    assert three("web4").run(["c"]) == HELLO
+    assert [call.host for call in fake.calls] == ["web1", "web2", "web4"]
+    assert two.commands is fake.commands
+    assert two.calls is fake.calls
+
+
+def test_a_fake_that_is_open_is_left_alone() -> None:
+    """The first call has it only where nobody else has."""
+    fake = fake_remctl([HELLO])
+    fake.open("a")
+    assert fake("b") is not fake
+    assert fake.opened
+    assert fake.run(["x"]) == HELLO
+    assert fake.calls[0].host == "a"
+
+
+def test_calls(tmp_path: Path) -> None:
+    """Where each command went, as whom, and which one it was."""
+    fake = fake_remctl([HELLO] * 5)
+    client = fake("web1", "4373", "host/web1", timeout=30, ccache=tmp_path)
+    client.run(["a", b"\xff", 3])
+    client.set_timeout(0.5)
+    client.set_ccache("FILE:/x")  # for later open() calls, as the next one
+    client.command(["b"])
+    client.open("bücher.example")
+    client.run(["c"])
+    fake.remctl("web2", None, "", ["d"], source_ip="::1")
+    fake("web3", 0).run(["e"])
+    arguments = [b"a", b"\xff", b"3"]
+    first = {"timeout": 30, "ccache": str(tmp_path)}
+    assert fake.calls == [
+        ("web1", 4373, "host/web1", first, arguments),
+        ("web1", 4373, "host/web1", {"timeout": 0.5, "ccache": str(tmp_path)}, [b"b"]),
+        (
+            "xn--bcher-kva.example",
+            None,
+            None,
+            {"timeout": 0.5, "ccache": "FILE:/x"},
+            [b"c"],
+        ),
+        ("web2", None, None, {"source_ip": "::1"}, [b"d"]),
+        ("web3", None, None, {}, [b"e"]),
+    ]
+    assert fake.commands == [call.command for call in fake.calls]
+    assert fake.calls[0]._fields == (
+        "host",
+        "port",
+        "principal",
+        "options",
+        "command",
+    )
+
+
+def test_replies_of_a_function() -> None:
+    """It sees the call; what it raises is as good as what it returns."""
+
+    def reply(call: Call) -> Any:
+        if call.command == [b"late"]:
+            raise LATE
+        if call.host == "web2":
+            return UNKNOWN
+        if call.command == [b"tokens"]:
+            return HELLO_TOKENS
+        return RemctlSimpleResult(b" ".join(call.command), None, len(call.command))
+
+    fake = fake_remctl(reply)
+    one, two = fake("web1"), fake("web2")
+    for _ in range(2):
+        assert one.run(["a", 1]) == RemctlSimpleResult(b"a 1", None, 2)
+        with pytest.raises(RemctlProtocolError, match="Unknown command"):
+            two.run(["a"])
+    one.command(["tokens"])
+    assert list(one) == HELLO_TOKENS
+    one.command(["late"])  # as a server that is silent
+    with pytest.raises(RemctlTimeoutError):
+        one.output()
+    assert fake.remctl("web3", command=["b"]).text() == "b"
+    assert len(fake.calls) == 7
+
+
+def test_wrong_replies_of_a_function() -> None:
+    """Are refused when they are given; its own exceptions go through."""
+    with pytest.raises(TypeError, match="a reply is a RemctlSimpleResult"):
+        fake_remctl(lambda _: None)("host").run(["a"])
+    with pytest.raises(ZeroDivisionError):
+        fake_remctl(lambda _: 1 // 0).remctl("host", command=["a"])
+
+
+@pytest.mark.blocking_only
+def test_tasks_do_not_get_in_each_others_way() -> None:
+    """Each with an object, one after the other and all at once, as on a real fleet."""
+    fake = remctl.testing.aio.FakeRemctl(
+        lambda call: RemctlSimpleResult(call.host.encode(), None, 0)
+    )
+
+    async def work(host: str) -> str:
+        async with fake(host, timeout=3) as client:
+            await asyncio.sleep(0)
+            assert client.opened
+            return (await client.run(["name"])).text()
+
+    async def main() -> list[str]:
+        return await asyncio.gather(*(work(host) for host in "abc"))
+
+    assert asyncio.run(main()) == ["a", "b", "c"]
+    assert sorted(call.host for call in fake.calls) == ["a", "b", "c"]
 
 
 def test_record_of_commands() -> None:

@@ -4,23 +4,27 @@
 from __future__ import annotations
 
 import _socket
-import ipaddress
 import math
 import operator
 import os
-import socket
+import sys
 from collections.abc import Awaitable, Iterator
 from enum import Enum, Flag
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any, NamedTuple, SupportsIndex, Union
 
 from remctl._explain import printable_line
+from remctl._tuples import named_tuple
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
+    import socket
     from collections.abc import Iterable
+    from typing import Any, NamedTuple, SupportsIndex, Union
 
-Port = Union[int, str, bytes, bytearray, SupportsIndex, None]
-Ccache = Union[str, os.PathLike[str], os.PathLike[bytes]]
+    Port = Union[int, str, bytes, bytearray, SupportsIndex, None]
+    Ccache = Union[str, os.PathLike[str], os.PathLike[bytes]]
+else:
+    NamedTuple = object
 
 # The digits that int() accepts by default since Python 3.11.  Older versions accept any
 # number of them, and take very long.
@@ -31,6 +35,7 @@ LONGEST_PORT = 4300
 MAX_COMMAND = 100 * 1024 * 1024 - 1
 
 
+@named_tuple
 class Server(NamedTuple):
     """A server, as the caller named it.  Port 0 stands for the two defaults."""
 
@@ -71,11 +76,8 @@ def cache_name(ccache: Ccache) -> str:
 
 def ascii_host(host: str) -> str:
     """Return ``host`` as it is given both to the name service and to Kerberos."""
+    # The only import in a call: this codec takes as long as a third of the package.
     return host if host.isascii() else host.encode("idna").decode("ascii")  # guard 62
-
-
-# Imports the codecs now, so that no call in a thread has to.
-ascii_host("\u00e4")
 
 
 def port_number(port: Port) -> int:
@@ -140,22 +142,30 @@ def positive_int(name: str, value: SupportsIndex) -> int:
     return number
 
 
-def source_family(source: str) -> socket.AddressFamily:
+def source_family(source: str) -> int:
     """Return the family of a numeric address.  Raises ValueError if it is none."""
-    if ipaddress.ip_address(source).version == 6:
-        return socket.AF_INET6
-    return socket.AF_INET
+    address, percent, scope = source.partition("%")
+    for family in (_socket.AF_INET6, _socket.AF_INET):
+        try:
+            _socket.inet_pton(family, address)
+        except (OSError, ValueError):
+            continue
+        if not percent or (family == _socket.AF_INET6 and scope and "%" not in scope):
+            return family
+    raise ValueError(f"{source!r} does not appear to be an IPv4 or IPv6 address")
 
 
 def connected_socket(sock: socket.socket) -> socket.socket:
     """Check a socket that a connection takes over."""
-    # Both classes, as gevent and eventlet replace socket.socket by their own.
-    plain = isinstance(sock, (_socket.socket, socket.socket))
+    # Both classes, as gevent and eventlet replace socket.socket by their own.  Not
+    # imported: who has a socket has imported it, and it takes long.
+    module = sys.modules.get("socket", _socket)
+    plain = isinstance(sock, (_socket.socket, module.socket))
     if not plain or hasattr(sock, "do_handshake"):  # as all TLS sockets have
         raise TypeError(f"sock must be a plain socket, not {type(sock).__name__}")
     if sock.fileno() < 0:  # guard 11a
         raise ValueError("sock must be open")
-    if sock.type != socket.SOCK_STREAM:  # guard 11b
+    if sock.type != _socket.SOCK_STREAM:  # guard 11b
         raise ValueError("sock must be a stream socket")
     try:
         sock.getpeername()  # guard 11c

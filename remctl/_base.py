@@ -3,23 +3,23 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Callable, TypeVar
-
 from remctl import _arguments
 from remctl._connection import Connection
 from remctl._exceptions import RemctlError, RemctlNotOpenedError
 from remctl._explain import peer
 from remctl._ffi import lib, unsupported_ccache
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
     import socket
     from collections.abc import Iterable
+    from typing import Any, Callable, TypeVar
 
     from remctl._arguments import Ccache, Port, Server
     from remctl._log import Log
     from remctl._waiting import Steps
 
-T = TypeVar("T")
+    T = TypeVar("T")
 
 NO_ERROR = "no error"
 NOT_OPENED = "no currently open connection"

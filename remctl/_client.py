@@ -6,7 +6,6 @@ from __future__ import annotations
 import sys
 import threading
 from contextlib import nullcontext, suppress
-from typing import TYPE_CHECKING, Any, Callable, TypeVar
 
 from remctl import _arguments
 from remctl._base import LAST_SERVER, NO_ERROR, RemctlBase, check_call
@@ -15,10 +14,12 @@ from remctl._public import publish
 from remctl._results import Reply
 from remctl._waiting import block
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
     import socket
     from collections.abc import Iterable, Iterator
     from types import FrameType, TracebackType
+    from typing import Any, Callable, TypeVar
 
     from typing_extensions import Self
 
@@ -27,7 +28,7 @@ if TYPE_CHECKING:
     from remctl._results import RemctlOutput, RemctlSimpleResult
     from remctl._waiting import Steps
 
-T = TypeVar("T")
+    T = TypeVar("T")
 
 
 def remctl(

@@ -11,7 +11,6 @@ import select
 from contextlib import suppress
 from errno import EAFNOSUPPORT, ECONNRESET, EINPROGRESS, ETIMEDOUT
 from functools import partial
-from typing import TYPE_CHECKING, Any, Union
 
 from remctl._arguments import source_family
 from remctl._exceptions import RemctlError, RemctlTimeoutError
@@ -20,8 +19,10 @@ from remctl._ffi import lib, new_handle, to_text
 from remctl._jobs import finish
 from remctl._waiting import Deadline, Readiness
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
     import socket
+    from typing import Any, Union
 
     from remctl._arguments import Server
     from remctl._exceptions import Stage

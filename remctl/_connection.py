@@ -13,7 +13,6 @@ import math
 import os
 import select
 from errno import ECONNRESET
-from typing import TYPE_CHECKING, Callable
 
 from remctl import _explain
 from remctl._arguments import command_size
@@ -34,8 +33,10 @@ from remctl._log import DEBUG, Log, enabled, modules
 from remctl._results import ErrorCode, RemctlOutput, Stream
 from remctl._waiting import CHECKPOINT, Deadline, IdleDeadline, Readiness, poll
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
     import socket
+    from typing import Callable
 
     from remctl._arguments import Server
     from remctl._connect import Address, Socket

@@ -16,12 +16,15 @@ task queues need it.
 from __future__ import annotations
 
 import sys
-from typing import Any, Literal
 
 from remctl._public import publish
 
-# The stages of a call, in their order.
-Stage = Literal["resolve", "connect", "authenticate", "send", "reply"]
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any, Literal
+
+    # The stages of a call, in their order.
+    Stage = Literal["resolve", "connect", "authenticate", "send", "reply"]
 
 
 class RemctlError(Exception):

@@ -7,9 +7,7 @@ puts control characters into them.
 
 from __future__ import annotations
 
-import re
-from typing import TYPE_CHECKING
-
+TYPE_CHECKING = False
 if TYPE_CHECKING:
     from remctl._exceptions import Stage
 
@@ -113,12 +111,12 @@ def greeting(said: bytes) -> str:
     libremctl has read five octets, which it took for the header of a token, and does
     not tell which.  For two protocols they follow from the rest.
     """
-    rest = re.split(rb"[\r\n]", said, maxsplit=1)[0][:LONGEST_GREETING]
+    rest = said.replace(b"\r", b"\n").partition(b"\n")[0][:LONGEST_GREETING]
     if rest.startswith(b".0-"):
         return repr(b"SSH-2" + rest)
     if rest.startswith((b".99-", b".5-")):
         return repr(b"SSH-1" + rest)
-    if re.match(rb"1\.[01] \d{3}", rest):
+    if rest[:4] in (b"1.0 ", b"1.1 ") and len(rest) > 6 and rest[4:7].isdigit():
         return repr(b"HTTP/" + rest)
     return f"five octets and {rest!r}"
 

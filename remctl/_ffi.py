@@ -5,12 +5,12 @@ from __future__ import annotations
 
 import os
 from errno import ENOMEM
-from typing import TYPE_CHECKING
 
 import _cffi_backend  # noqa: F401 (so that PyInstaller sees what the extension needs)
 
 from remctl._remctl_cffi import ffi, lib
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
     from remctl._remctl_cffi import CData, ShimHandle
 

@@ -6,11 +6,11 @@ from __future__ import annotations
 import select
 from contextlib import suppress
 from functools import partial
-from typing import TYPE_CHECKING
 
 from remctl._ffi import lib, new_handle
 from remctl._waiting import Deadline, Readiness
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
     from remctl._remctl_cffi import ShimHandle
     from remctl._waiting import Steps

@@ -9,12 +9,13 @@ from __future__ import annotations
 
 import sys
 from itertools import count
-from typing import TYPE_CHECKING, Any
 
 from remctl._explain import peer
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
     import logging
+    from typing import Any
 
 DEBUG = 10  # logging.DEBUG
 WARNING = 30

@@ -3,18 +3,26 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from enum import IntEnum
-from typing import Any, Literal, NamedTuple
 
 from remctl._exceptions import RemctlError, RemctlProtocolError
 from remctl._explain import printable_line
 from remctl._public import publish
+from remctl._tuples import named_tuple
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from dataclasses import Field
+    from typing import Any, ClassVar, Literal, NamedTuple
+
+    from typing_extensions import Self
+
+    Kind = Literal["output", "status", "error", "done"]
+else:
+    NamedTuple = object
 
 # The octets of standard error in which a RemctlStatusError looks for its first line.
 LONGEST_COMPLAINT = 4000
-
-Kind = Literal["output", "status", "error", "done"]
 
 
 class Number(IntEnum):
@@ -55,6 +63,7 @@ class ErrorCode(Number):
     NO_HELP = 10
 
 
+@named_tuple
 class RemctlOutput(NamedTuple):
     """One output token, as Remctl.output() returns it.
 
@@ -70,7 +79,21 @@ class RemctlOutput(NamedTuple):
     error: int | None = None
 
 
-@dataclass
+class Fields:
+    """Makes a dataclass of the class that has it, when something looks for its fields.
+
+    Importing dataclasses takes longer than importing all of this package.
+    """
+
+    def __get__(
+        self, _instance: object, _owner: type[RemctlSimpleResult]
+    ) -> dict[str, Field[Any]]:
+        """Return the fields."""
+        from dataclasses import dataclass  # noqa: PLC0415 (see above)
+
+        return dataclass(RemctlSimpleResult).__dataclass_fields__
+
+
 class RemctlSimpleResult:
     """The output and the exit status of a command.
 
@@ -83,6 +106,45 @@ class RemctlSimpleResult:
     stderr: bytes | None = None
     # None only in results that a caller makes without one, as in pyremctl.
     status: int = None  # type: ignore[assignment]
+
+    if TYPE_CHECKING:
+        __dataclass_fields__: ClassVar[dict[str, Field[Any]]]
+    else:
+        __dataclass_fields__ = Fields()  # not annotated, or it would be one of them
+    __match_args__ = ("stdout", "stderr", "status")
+
+    def __init__(
+        self,
+        stdout: bytes | None = None,
+        stderr: bytes | None = None,
+        status: int = None,  # type: ignore[assignment]  # noqa: RUF013 (as above)
+    ) -> None:
+        """Keep the output and the status."""
+        self.stdout = stdout
+        self.stderr = stderr
+        self.status = status
+
+    def __repr__(self) -> str:
+        """Return what makes an equal result."""
+        return (
+            f"{type(self).__qualname__}(stdout={self.stdout!r}, "
+            f"stderr={self.stderr!r}, status={self.status!r})"
+        )
+
+    def __eq__(self, other: object) -> bool:
+        """Whether it is of the same class, and equal in all three attributes."""
+        if type(other) is not type(self):
+            return NotImplemented
+        ours = (self.stdout, self.stderr, self.status)
+        return ours == (other.stdout, other.stderr, other.status)
+
+    __hash__ = None  # type: ignore[assignment]  # as the attributes can be set
+
+    def __replace__(self, /, **changes: Any) -> Self:
+        """Return a copy with other attributes, for copy.replace()."""
+        from dataclasses import replace  # noqa: PLC0415 (see Fields)
+
+        return replace(self, **changes)
 
     def check(self) -> RemctlSimpleResult:
         """Return this result, or raise RemctlStatusError if status is not 0."""
@@ -178,5 +240,7 @@ class Reply:
 publish(
     "remctl", Stream, ErrorCode, RemctlOutput, RemctlSimpleResult, RemctlStatusError
 )
-# typing.get_type_hints() looks for names in remctl, where Kind is not.
-RemctlOutput.__annotations__["type"] = Kind
+# typing.get_type_hints() looks for names in remctl, where neither Kind nor Literal is.
+RemctlOutput.__annotations__["type"] = (
+    "__import__('typing').Literal['output', 'status', 'error', 'done']"
+)

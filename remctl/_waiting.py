@@ -13,18 +13,19 @@ import _thread
 import math
 import select
 import threading
-from typing import TYPE_CHECKING, Callable, TypeVar, Union
 
 from remctl._ffi import lib
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Generator
+    from typing import Callable, TypeVar, Union
 
     from remctl._remctl_cffi import ShimHandle
 
-    Steps = Generator["Wait", None, "T"]
-
-T = TypeVar("T")
+    T = TypeVar("T")
+    Wait = Union["Readiness", "Checkpoint"]
+    Steps = Generator[Wait, None, T]
 
 # The most that one wait takes, in seconds: far below what poll() can take.
 LONGEST_WAIT = 3600.0
@@ -120,8 +121,6 @@ class Checkpoint:
 
 
 CHECKPOINT = Checkpoint()
-
-Wait = Union[Readiness, Checkpoint]
 
 
 def longest_block() -> float:

@@ -5,15 +5,19 @@ from __future__ import annotations
 
 import copy
 import csv
+import dataclasses
+import inspect
 import io
 import json
 import logging
 import pickle
+import sys
 from typing import TYPE_CHECKING, Any, Callable
 
 import pytest
 
 import remctl
+from remctl._results import Fields
 
 if TYPE_CHECKING:
     from remctl.testing import Server
@@ -289,6 +293,49 @@ def test_results_compare_and_show_their_parts() -> None:
     assert (result.stdout, result.stderr, result.status) == (b"\xff\0", None, 7)
     shown = "RemctlSimpleResult(stdout=b'\\xff\\x00', stderr=None, status=7)"
     assert repr(result) == shown
+
+
+@dataclasses.dataclass
+class Model:
+    """What a result is like; being one would take long to import."""
+
+    stdout: bytes | None = None
+    stderr: bytes | None = None
+    status: int = None  # type: ignore[assignment]
+
+
+# Each is something that libraries do with dataclasses.
+USES: list[Callable[[Any], Any]] = [
+    lambda of: dataclasses.is_dataclass(of),
+    lambda of: [
+        (each.name, each.type, each.default) for each in dataclasses.fields(of)
+    ],
+    lambda of: dataclasses.asdict(of(b"a", None, 3)),
+    lambda of: dataclasses.astuple(of(b"a", None, 3)),
+    lambda of: vars(dataclasses.replace(of(b"a", None, 3), status=0)),
+    lambda of: (
+        dataclasses.fields(dataclasses.dataclass(type("Sub", (of,), {})))[1].name
+    ),
+    lambda of: inspect.signature(of).parameters,
+    lambda of: repr(of(b"a", status=3)).partition("(")[2],
+    lambda of: (of.stdout, of.status, of.__hash__),
+    lambda of: getattr(of, "__match_args__", ("stdout", "stderr", "status")),  # 3.9
+    lambda of: of() == of(None, None, None),
+    lambda of: of(b"") == of(None) or of() == type("Sub", (of,), {})() or of() == 3,
+    lambda of: vars(of().__replace__(stdout=b"b")) if sys.version_info > (3, 13) else 0,
+    lambda of: type("Sub", (of,), {})(b"x").__repr__()[:3],
+]
+
+
+@pytest.mark.parametrize("use", USES)
+def test_a_result_is_a_dataclass(
+    use: Callable[[Any], Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """S14: for whoever asks, the first time and later."""
+    lazy = Fields()  # as it is before anybody has asked
+    monkeypatch.setattr(remctl.RemctlSimpleResult, "__dataclass_fields__", lazy)
+    expected = use(Model)
+    assert [use(remctl.RemctlSimpleResult) for _ in range(2)] == [expected] * 2
 
 
 def test_results_without_arguments() -> None:

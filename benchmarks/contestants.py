@@ -61,7 +61,21 @@ FLOORS = [
     Contestant("threads", "C, own socket, and threads", (str(C_CLIENT), "threads")),
     Contestant("shim", "remctl-cffi's shim alone", python(CPYTHON, "shim.py")),
 ]
-EVERYONE = [*CONTESTANTS, *FLOORS]
+# Whole programs, for which the time of an import counts.
+PROGRAMS = [
+    Contestant(
+        "program", "remctl(1)", (*python(CPYTHON, "program.py"), "remctl"), delayed=True
+    ),
+    Contestant(
+        "module", "python -m remctl", (*python(CPYTHON, "program.py"), str(CPYTHON))
+    ),
+    Contestant(
+        "pypy_module",
+        "python -m remctl, PyPy",
+        (*python(CPYTHON, "program.py"), str(PYPY)),
+    ),
+]
+EVERYONE = [*CONTESTANTS, *FLOORS, *PROGRAMS]
 TITLES = {contestant.key: contestant.title for contestant in EVERYONE}
 
 

@@ -112,6 +112,7 @@ def judge(results: Results, measures: list[Measure]) -> Iterator[Goal]:
         20,
         " kB",
     )
+    yield at_most("The import", median("import", "sync") * 1e3, 12, " ms")
     yield judge_pypy(results, measures, "pypy", "sync")
     yield judge_pypy(results, measures, "pypy_aio", "aio")
 

@@ -233,8 +233,17 @@ def full() -> list[Measure]:
             once=True,
         ),
         Measure(
+            "program",
+            "The whole of a command line: remctl HOST COMMAND",
+            "program",
+            (LATENCY, CPU_MS),
+            contestants=("program", "module", "pypy_module"),
+            base="program",
+            turns=20,
+        ),
+        Measure(
             "import",
-            "from remctl import Remctl, import remctl.aio, import _remctl of pyremctl",
+            "from remctl import Remctl, import remctl.aio, import remctl of pyremctl",
             "import",
             (LATENCY, MEMORY),
             contestants=(*OURS, "pyremctl"),

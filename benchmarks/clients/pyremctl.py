@@ -37,4 +37,4 @@ class Client(remctl.Remctl):
                 return
 
 
-Blocking("import _remctl", remctl.remctl, Client).main()
+Blocking("import remctl", remctl.remctl, Client).main()

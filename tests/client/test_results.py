@@ -306,7 +306,7 @@ class Model:
 
 # Each is something that libraries do with dataclasses.
 USES: list[Callable[[Any], Any]] = [
-    lambda of: dataclasses.is_dataclass(of),
+    dataclasses.is_dataclass,
     lambda of: [
         (each.name, each.type, each.default) for each in dataclasses.fields(of)
     ],

@@ -29,13 +29,13 @@ def main(arguments: list[str]) -> int:
         if options.version:
             write(STDOUT, f"remctl-cffi {remctl.__version__}\n".encode())
             return 0
-        if len(options.hosts) == 1:
+        if len(options.hosts) == 1 and (options.json or options.hosts_file is None):
             return run_one_host(options)
         # Imports asyncio, which takes longer than everything else.
         from remctl.cli._several_hosts import run_several_hosts  # noqa: PLC0415
 
         return run_several_hosts(options)
-    except UsageError as error:
+    except (UsageError, remctl.RemctlError) as error:  # a cache that is not supported
         complain(str(error))
     except BrokenPipeError:
         return PIPE_CLOSED

@@ -3,15 +3,15 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 from remctl import Remctl, RemctlError
 from remctl.cli._output import RawOutput
 from remctl.cli._process import complain
 from remctl.cli._reply import ReplyPrinter
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
     from remctl.cli._options import Options
+    from remctl.cli._output import Output
 
 
 def run_one_host(options: Options) -> int:
@@ -21,13 +21,26 @@ def run_one_host(options: Options) -> int:
         from remctl.cli._records import show_records  # noqa: PLC0415
 
         show_records(lambda _, text: complain(text))
-    printer = ReplyPrinter(RawOutput(), options)
+    printer = ReplyPrinter(output(options), options)
+    client = Remctl(**options.settings())
     try:
-        with Remctl(**options.connection(options.hosts[0])) as client:
+        with client:
+            client.open(**options.server(options.hosts[0]))
             client.command(options.command)
             printer.sent()
             for token in client:
                 printer.print(token)
     except RemctlError as error:
         printer.failed(error)
+    printer.finish(client)
     return printer.exit_status()
+
+
+def output(options: Options) -> Output:
+    """Return what writes the reply."""
+    if not options.json:
+        return RawOutput()
+    from remctl.cli._json import JsonOutput  # noqa: PLC0415 (imports json)
+    from remctl.cli._progress import ProgressBar  # noqa: PLC0415
+
+    return JsonOutput(options.hosts[0], ProgressBar(1, wanted=False))

@@ -5,13 +5,37 @@ from __future__ import annotations
 
 import argparse
 import os
-from typing import NoReturn, TypedDict
+import sys
 
 from remctl import _arguments
+from remctl._tuples import named_tuple
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import NamedTuple, NoReturn, TypedDict
+
+    class ServerArguments(TypedDict):
+        """The arguments of open()."""
+
+        host: str
+        port: int | None
+        principal: str | None
+
+    class Settings(TypedDict):
+        """The arguments of Remctl() that are settings."""
+
+        timeout: float
+        ccache: str | None
+        source_ip: str | None
+
+else:
+    NamedTuple = object
 
 DESCRIPTION = """\
 Run a command on a remote host, or on several at once, authenticated with
-Kerberos.  Options end at HOST: what follows COMMAND goes to it untouched.
+Kerberos.  A HOST is a name or an address, or HOST:PORT; with a port, an IPv6
+address has brackets: [::1]:4373.  Options end at HOST: what follows COMMAND
+goes to it untouched.
 """
 
 NOTES = """\
@@ -21,10 +45,16 @@ Exit status:
   output any more.
 
 Several hosts:
-  At most 64 run at a time.  Each line of output has its host before it, and
-  the last line on standard error sums up.  The exit status is the highest of
-  the commands', or 255 if any host could not or would not run the command.
+  Each line of output has its host before it, and the last line on standard
+  error sums up.  The exit status is the highest of the commands', or 255 if
+  any host could not or would not run the command.
 """
+
+# How many hosts run the command at a time.
+AT_ONCE = 64
+
+# The columns of the help.  Asking the terminal would import shutil, every time.
+WIDTH = 78
 
 
 class UsageError(Exception):
@@ -39,21 +69,20 @@ class Parser(argparse.ArgumentParser):
         raise UsageError(f"{message}; {self.prog} -h shows the usage")
 
 
-class ConnectionArguments(TypedDict):
-    """The arguments of remctl.Remctl() and remctl.aio.Remctl()."""
+@named_tuple
+class Host(NamedTuple):
+    """A host: the word that names it, and what that says."""
 
-    host: str
+    word: str
+    name: str
     port: int | None
-    principal: str | None
-    timeout: float
-    ccache: str | None
-    source_ip: str | None
 
 
 class Options(argparse.Namespace):
     """A parsed command line."""
 
-    hosts: list[str]
+    hosts: list[Host]
+    hosts_file: str | None
     command: list[bytes]
     words: list[str]
     port: int | None
@@ -64,15 +93,22 @@ class Options(argparse.Namespace):
     file: str | None
     debug: bool
     progress: bool
+    at_once: int
+    json: bool
     help: bool
     version: bool
 
-    def connection(self, host: str) -> ConnectionArguments:
-        """Return the arguments for a connection to ``host``, one of the hosts."""
+    def server(self, host: Host) -> ServerArguments:
+        """Return the arguments of open() for ``host``, one of the hosts."""
         return {
-            "host": host,
-            "port": self.port,
+            "host": host.name,
+            "port": host.port or self.port,
             "principal": self.principal,
+        }
+
+    def settings(self) -> Settings:
+        """Return the arguments for a client that is not open yet."""
+        return {
             "timeout": self.timeout,
             "ccache": self.ccache,
             "source_ip": self.source_ip,
@@ -81,12 +117,16 @@ class Options(argparse.Namespace):
 
 def parser() -> Parser:
     """Return a parser of the options, which leaves all other words in ``words``."""
+    script = sys.argv[0].rpartition("/")[2]
     result = Parser(
-        prog="python -m remctl",
-        usage="%(prog)s [OPTION ...] HOST[,HOST ...] COMMAND [ARGUMENT ...]",
+        prog=script if script == "remctl-cffi" else "python -m remctl",
+        usage="%(prog)s [OPTION ...] HOST[,HOST ...] COMMAND [ARGUMENT ...]\n"
+        "       %(prog)s [OPTION ...] --hosts FILE COMMAND [ARGUMENT ...]",
         description=DESCRIPTION,
         epilog=NOTES,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+        formatter_class=lambda prog: argparse.RawDescriptionHelpFormatter(
+            prog, width=WIDTH
+        ),
         add_help=False,
         allow_abbrev=False,
     )
@@ -146,6 +186,26 @@ def parser() -> Parser:
         help="display the version of this package",
     )
     add(
+        "--at-once",
+        metavar="N",
+        type=count,
+        default=AT_ONCE,
+        help=f"run the command on so many hosts at a time (default: {AT_ONCE})",
+    )
+    add(
+        "--hosts",
+        metavar="FILE",
+        dest="hosts_file",
+        help="the hosts are in FILE, one a line, with # before comments (-: standard"
+        " input)",
+    )
+    add(
+        "--json",
+        action="store_true",
+        help="for each host, write one line when it is done: a JSON object with host,"
+        " port, status, stdout, stderr, error, stage and seconds",
+    )
+    add(
         "--progress",
         action="store_true",
         help="with several hosts, show on a terminal how many are done",
@@ -157,7 +217,7 @@ def parser() -> Parser:
 def parse(arguments: list[str]) -> Options:
     """Return the options that the command line ``arguments`` hold, or raise UsageError.
 
-    Reads the file that -f names.
+    Reads the files that -f and --hosts name.
     """
     our_parser = parser()
     options = our_parser.parse_args(arguments, Options())
@@ -167,14 +227,21 @@ def parse(arguments: list[str]) -> Options:
     words = options.words
     if words[:1] == ["--"]:
         del words[0]
-    if len(words) < 2:
-        our_parser.error("a host and a command are needed")
-    options.hosts = words[0].split(",")
+    if options.hosts_file is not None:
+        if options.hosts_file == options.file == "-":
+            our_parser.error("standard input cannot be both --hosts and -f")
+        if not words:
+            our_parser.error("a command is needed")
+        options.hosts = hosts_in(options.hosts_file)
+    else:
+        if len(words) < 2:
+            our_parser.error("a host and a command are needed")
+        options.hosts = [host(word) for word in words.pop(0).split(",")]
     # The bytes that Python decoded, whatever its encoding for them was.
-    options.command = [os.fsencode(word) for word in words[1:]]
+    options.command = [os.fsencode(word) for word in words]
     try:
-        for host in options.hosts:
-            _arguments.server(host, options.port, options.principal)
+        for each in options.hosts:
+            _arguments.server(each.name, each.port, options.principal)
         if options.file is not None:
             options.command.append(read_file(options.file))
         _arguments.command(options.command)
@@ -192,6 +259,34 @@ def port_number(value: str) -> int:
     if not number:
         raise UsageError(f"invalid port number {value}")
     return number
+
+
+def host(word: str) -> Host:
+    """Return the host that ``word`` names, HOST, HOST:PORT or [ADDRESS]:PORT."""
+    name, colon, port = word.rpartition(":")
+    if word.startswith("[") and word.endswith("]"):
+        return Host(word, word[1:-1], None)
+    if colon and name.startswith("[") and name.endswith("]"):
+        return Host(word, name[1:-1], port_number(port))
+    if colon and ":" not in name:
+        return Host(word, name, port_number(port))
+    return Host(word, word, None)  # an IPv6 address, too
+
+
+def hosts_in(path: str) -> list[Host]:
+    """Return the hosts in the file at ``path``, of which there is at least one."""
+    lines = read_file(path).decode("utf-8", "surrogateescape").splitlines()
+    words = [line.partition("#")[0].strip() for line in lines]
+    if not any(words):
+        raise UsageError(f"there are no hosts in {path}")
+    return [host(word) for word in words if word]
+
+
+def count(value: str) -> int:
+    """Return the positive number that ``value`` is."""
+    if not value.isdecimal() or not int(value):
+        raise UsageError(f"invalid number of hosts {value}")
+    return int(value)
 
 
 def seconds(value: str) -> float:

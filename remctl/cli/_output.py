@@ -3,12 +3,17 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 from remctl.cli._process import STDERR, STDOUT, complain, one_line, write
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from typing import Union
+
+    from remctl import RemctlError
+    from remctl.cli._json import JsonOutput
     from remctl.cli._progress import ProgressBar
+
+    Output = Union["RawOutput", "LabelledOutput", JsonOutput]
 
 
 class RawOutput:
@@ -26,8 +31,15 @@ class RawOutput:
         """Write a message of this program."""
         complain(text)
 
+    def write_failure(self, error: RemctlError, prefix: str) -> None:
+        """Write why the reply does not come, or not to its end."""
+        complain(prefix + error.value)
+
     def end(self) -> None:
         """Do nothing: nothing is held back."""
+
+    def finish(self, port: int | None, status: int | None) -> None:
+        """Do nothing: everything is written."""
 
 
 class LabelledOutput:
@@ -35,9 +47,9 @@ class LabelledOutput:
 
     def __init__(self, host: str, bar: ProgressBar) -> None:
         """Write with ``bar`` out of the way."""
-        self._streams = {fd: _Lines(host, fd, bar) for fd in (STDOUT, STDERR)}
+        self._streams = {fd: Lines(host, fd, bar) for fd in (STDOUT, STDERR)}
         # Not the command's standard error, which may have the beginning of a line.
-        self._messages = _Lines(host, STDERR, bar)
+        self._messages = Lines(host, STDERR, bar)
 
     def write(self, fd: int, data: bytes) -> None:
         """Write output of the command to standard output or standard error."""
@@ -51,13 +63,20 @@ class LabelledOutput:
         """Write a message of this program."""
         self._messages.add(one_line(text) + b"\n")
 
+    def write_failure(self, error: RemctlError, prefix: str) -> None:
+        """Write why the reply does not come, or not to its end."""
+        self.write_message(prefix + error.value)
+
     def end(self) -> None:
         """Write the last lines of the command's output if they have no newline."""
         for stream in self._streams.values():
             stream.end()
 
+    def finish(self, port: int | None, status: int | None) -> None:
+        """Do nothing: everything is written."""
 
-class _Lines:
+
+class Lines:
     """One stream of one host, written in whole lines that begin with the host."""
 
     def __init__(self, host: str, fd: int, bar: ProgressBar) -> None:

@@ -7,7 +7,10 @@ import os
 import select
 import signal
 from contextlib import suppress
-from typing import Callable
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Callable
 
 STDOUT, STDERR = 1, 2
 

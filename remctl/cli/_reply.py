@@ -6,20 +6,20 @@ The same code serves one host and each of several: it does no waiting.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 from remctl.cli._process import FAILED, SERVER_ERROR, STDOUT
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
     from remctl import RemctlError, RemctlOutput
+    from remctl._base import RemctlBase
     from remctl.cli._options import Options
-    from remctl.cli._output import LabelledOutput, RawOutput
+    from remctl.cli._output import Output
 
 
 class ReplyPrinter:
     """Prints one host's reply as it comes, and keeps the status of its command."""
 
-    def __init__(self, output: RawOutput | LabelledOutput, options: Options) -> None:
+    def __init__(self, output: Output, options: Options) -> None:
         """Print to ``output``, with the messages of -d if ``options`` ask for them."""
         self._output = output
         self._debug = options.debug
@@ -52,7 +52,12 @@ class ReplyPrinter:
     def failed(self, error: RemctlError) -> None:
         """Print why the reply will not come, or not to its end."""
         self._output.end()
-        self._output.write_message(self._error_prefix + error.value)
+        self._output.write_failure(error, self._error_prefix)
+
+    def finish(self, client: RemctlBase) -> None:
+        """Print what is printed last, about the server that ``client`` has had."""
+        log = client._log  # noqa: SLF001 (it knows which of the default ports it was)
+        self._output.finish(log.port if log else None, self.status)
 
     def exit_status(self) -> int:
         """Return the exit status of a command line that is for this host alone."""

@@ -5,43 +5,45 @@ from __future__ import annotations
 
 import asyncio
 from contextlib import suppress
-from typing import TYPE_CHECKING
 
 from remctl import RemctlError, aio
 from remctl._waiting import SIGNAL_CHECK_INTERVAL
+from remctl.cli._json import JsonOutput
 from remctl.cli._output import LabelledOutput
 from remctl.cli._process import SERVER_ERROR, complain, exit_on_interrupt
 from remctl.cli._progress import ProgressBar
 from remctl.cli._records import show_records
 from remctl.cli._reply import ReplyPrinter
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from remctl.cli._options import Options
-
-# How many hosts run the command at a time: remctl.aio connects to as many.
-MAX_RUNNING = 64
+    from remctl.cli._options import Host, Options
 
 
-async def run_host(host: str, options: Options, bar: ProgressBar) -> int | None:
+async def run_host(host: Host, options: Options, bar: ProgressBar) -> int | None:
     """Run the command on ``host``; return its exit status, or None after an error."""
-    printer = ReplyPrinter(LabelledOutput(host, bar), options)
+    output = JsonOutput(host, bar) if options.json else LabelledOutput(host.word, bar)
+    printer = ReplyPrinter(output, options)
+    client = aio.Remctl(**options.settings())
     try:
-        async with aio.Remctl(**options.connection(host)) as client:
+        async with client:
+            await client.open(**options.server(host))
             await client.command(options.command)
             printer.sent()
             async for token in client:
                 printer.print(token)
     except RemctlError as error:
         printer.failed(error)
+    printer.finish(client)
     bar.advance()
     return printer.status
 
 
 async def run_hosts(options: Options, bar: ProgressBar) -> list[int | None]:
     """Run the command on all hosts; return what run_host() returns for each."""
-    slots = asyncio.Semaphore(MAX_RUNNING)
+    slots = asyncio.Semaphore(options.at_once)
 
-    async def run_in_slot(host: str) -> int | None:
+    async def run_in_slot(host: Host) -> int | None:
         async with slots:
             return await run_host(host, options, bar)
 
@@ -64,11 +66,11 @@ async def run_hosts(options: Options, bar: ProgressBar) -> list[int | None]:
         await asyncio.gather(*tasks, return_exceptions=True)
 
 
-def summary(hosts: list[str], statuses: list[int | None]) -> str:
+def summary(hosts: list[Host], statuses: list[int | None]) -> str:
     """Return how many hosts succeeded, and the others' names for each kind of end."""
     parts = [f"{statuses.count(0)} of {len(hosts)} hosts ok"]
     for kind in [*sorted({status for status in statuses if status}), None]:
-        names = [host for host, status in zip(hosts, statuses) if status == kind]
+        names = [host.word for host, status in zip(hosts, statuses) if status == kind]
         if names:
             label = "error" if kind is None else f"status {kind}"
             parts.append(f"{label}: {','.join(names)}")
@@ -91,5 +93,6 @@ def run_several_hosts(options: Options) -> int:
         statuses = asyncio.run(run_hosts(options, bar))
     finally:
         bar.clear()
-    complain(summary(options.hosts, statuses))
+    if not options.json:
+        complain(summary(options.hosts, statuses))
     return max(SERVER_ERROR if status is None else status for status in statuses)

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import fcntl
+import json
 import os
 import pty
 import re
@@ -24,7 +25,7 @@ from stages import PRINCIPAL
 from support import HANG, run_python, wait_until
 
 import remctl
-from remctl.cli._options import parser
+from remctl.cli._options import parse, parser
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -342,6 +343,10 @@ def test_help_and_version(option: str) -> None:
         for option_of_debians in options:
             assert b"\n  %s " % option_of_debians in ours.stdout
         assert max(map(len, ours.stdout.splitlines())) < 80
+        script = run(
+            option, client=(str(Path(sys.executable).with_name("remctl-cffi")),)
+        )
+        assert script.stdout.replace(b"remctl-cffi", b"python -m remctl") == ours.stdout
     else:
         assert ours.stdout == f"remctl-cffi {remctl.__version__}\n".encode()
 
@@ -928,6 +933,173 @@ def test_empty_hosts(hosts: str) -> None:
     assert outcome(finished) == (1, b"", b"remctl: host must not be empty\n")
 
 
+# Hosts with ports, and from a file
+
+
+@pytest.mark.parametrize(
+    ("word", "name", "port"),
+    [
+        ("web1", "web1", None),
+        ("web1:4444", "web1", 4444),
+        ("[::1]:4444", "::1", 4444),
+        ("[::1]", "::1", None),
+        ("::1", "::1", None),
+        ("fe80::1%eth0", "fe80::1%eth0", None),
+        ("[fe80::1%eth0]:1", "fe80::1%eth0", 1),
+        ("127.0.0.1:65535", "127.0.0.1", 65535),
+    ],
+)
+def test_hosts_with_ports(word: str, name: str, port: int | None) -> None:
+    """HOST:PORT, and an IPv6 address with its brackets or alone."""
+    options = parse(["-p7", f"{word},other", "test"])
+    assert [options.server(host)["host"] for host in options.hosts] == [name, "other"]
+    assert [options.server(host)["port"] for host in options.hosts] == [port or 7, 7]
+
+
+@pytest.mark.parametrize("port", ["", "0", "x", "65536", "-1"])
+def test_wrong_port_of_a_host(port: str) -> None:
+    """Nothing runs, on no host."""
+    finished = run(f"localhost,localhost:{port}", "test")
+    assert outcome(finished) == (
+        1,
+        b"",
+        f"remctl: invalid port number {port}\n".encode(),
+    )
+
+
+def test_port_of_one_host(server: Server) -> None:
+    """It is not -p's, and the principal is the host's."""
+    finished = run("-p1", f"localhost:{server.port}", "test", "hello")
+    assert outcome(finished) == (0, b"hello world\n", b"")
+    finished = run("[::1]:1", "test")
+    assert (finished.returncode, finished.stdout) == (1, b"")
+    assert finished.stderr.startswith(b"remctl: cannot connect to ::1 (port 1): ")
+
+
+def test_hosts_of_a_file(server: Server, tmp_path: Path) -> None:
+    """One a line, with comments; their words name them, also if there is only one."""
+    file = tmp_path / "hosts"
+    here = f"localhost:{server.port}"
+    file.write_text(f"# all\n\n  {here} # the first\r\n{NOBODY}:1\n#{NOBODY}\n{here}")
+    finished = run("--hosts", str(file), "test", "hello")
+    assert finished.stdout.decode() == f"{here}: hello world\n" * 2
+    *errors, last = finished.stderr.decode().splitlines()
+    assert [line.partition(" (")[0] for line in errors] == [
+        f"{NOBODY}:1: cannot connect to {NOBODY}"
+    ]
+    assert last == f"remctl: 2 of 3 hosts ok; error: {NOBODY}:1"
+    assert finished.returncode == 255
+    finished = run("--hosts", "-", "test", "hello", input=here.encode())
+    text = f"{here}: hello world\n".encode()
+    assert outcome(finished) == (0, text, b"remctl: 1 of 1 hosts ok\n")
+
+
+@pytest.mark.parametrize(
+    ("words", "given", "text"),
+    [
+        (["--hosts", "-", "test"], b"", "there are no hosts in -"),
+        (["--hosts", "-", "test"], b" # web1\n\n", "there are no hosts in -"),
+        (["--hosts", "-", "test"], b"web1\nweb2:x", "invalid port number x"),
+        (["--hosts", "-", "test"], b"a\0b", "host must not contain NUL"),
+        (["--hosts", "-"], b"web1", "a command is needed; "),
+        (["--hosts", "-", "-f-", "a"], b"b", "standard input cannot be both"),
+        (["--hosts", "/no/such", "a"], b"", "cannot read /no/such: No such file"),
+        (["--at-once", "-3", "a", "b"], b"", "invalid number of hosts -3"),
+        (["--at-once", "x", "a", "b"], b"", "invalid number of hosts x"),
+    ],
+)
+def test_wrong_hosts(words: list[str], given: bytes, text: str) -> None:
+    """Nothing runs."""
+    finished = run(*words, input=given)
+    assert (finished.returncode, finished.stdout) == (1, b"")
+    assert finished.stderr.decode().startswith(f"remctl: {text}")
+    assert finished.stderr.count(b"\n") == 1
+
+
+def test_at_once(scripted: Start) -> None:
+    """--at-once 2: a third host has to wait for one of them."""
+    server = scripted(["handshake", "read", "barrier", ["status", {}]])
+    options = f"-p{server.port}", f"-s{PRINCIPAL}", "--at-once", "2"
+    with started(*options, ",".join(["127.0.0.1"] * 3), "test", "x") as process:
+        server.wait_for("barrier", nth=2)
+        assert len([e for e in server.events if e["event"] == "accepted"]) == 2
+        for _ in range(3):
+            server.proceed()
+        assert process.communicate(timeout=HANG)[1] == b"remctl: 3 of 3 hosts ok\n"
+
+
+# JSON
+
+
+def test_json_of_several_hosts(server: Server) -> None:
+    """A line for each host, and nothing else: no host before it, no summary."""
+    here = f"localhost:{server.port}"
+    finished = run("--json", f"{here},{NOBODY}:1", "test", "streams", "Zo\u00eb\n")
+    assert finished.stderr == b""
+    assert finished.returncode == 255
+    lines = {
+        value["host"]: value for value in map(json.loads, finished.stdout.splitlines())
+    }
+    ok, failed = lines["localhost"], lines[NOBODY]
+    assert 0 <= ok.pop("seconds") < HANG
+    assert 0 <= failed.pop("seconds") < HANG
+    assert ok == {
+        "host": "localhost",
+        "port": server.port,
+        "status": 0,
+        "stdout": "Zo\u00eb\n",
+        "stderr": "to standard error",
+        "error": None,
+        "stage": None,
+    }
+    assert list(failed) == list(ok)
+    assert failed == {
+        "host": NOBODY,
+        "port": 1,
+        "status": None,
+        "stdout": "",
+        "stderr": "",
+        "error": f"cannot connect to {NOBODY} (port 1): Connection refused",
+        "stage": "connect",
+    }
+
+
+@pytest.mark.parametrize(
+    ("command", "expected", "status"),
+    [
+        (on("status", "7"), {"status": 7, "error": None, "stage": None}, 7),
+        (on("nothing"), {"error": "Unknown command", "stage": "reply"}, 255),
+        (on("args", b"\xff\xc3", "\u2028"), {"stdout": "\\xff\\xc3\0\u2028\0"}, 0),
+        (["-t0.3", *on("sleep", "60")], {"status": None, "stage": "reply"}, 1),
+        (["-p1", *on()], {"port": 1, "stage": "connect"}, 1),
+    ],
+    ids=["status", "refused", "bytes", "time-out", "no server"],
+)
+def test_json_of_one_host(
+    command: list[Any], expected: dict[str, Any], status: int, ask: Run
+) -> None:
+    """The exit status is the one without JSON; the error has no words before it."""
+    finished = ask("--json", *command)
+    assert finished.stdout.count(b"\n") == 1
+    value = json.loads(finished.stdout)
+    assert {name: value[name] for name in expected} == expected
+    assert value["host"] == "localhost"
+    assert not (value["error"] or "").startswith("error reading")
+    assert (finished.returncode, finished.stderr) == (status, b"")
+
+
+def test_json_of_a_lost_connection(scripted: Start) -> None:
+    """What had come before is there; -d still goes to standard error."""
+    parts = [["output", {"text": text, "stream": 1}] for text in ("pa", "rt")]
+    server = scripted(["handshake", "read", *parts, "close"])
+    finished = run("-d", "--json", f"-p{server.port}", f"-s{PRINCIPAL}", *on("x"))
+    value = json.loads(finished.stdout)
+    assert (value["stdout"], value["status"], value["stage"]) == ("part", None, "reply")
+    assert value["error"].startswith("error receiving token: unexpected end of file")
+    assert finished.stderr.count(b"localhost: received 2 bytes for stream 1\n") == 2
+    assert finished.returncode == 1
+
+
 # On a terminal
 
 
@@ -1065,6 +1237,10 @@ EFFECTS = {
     "-s": Effect(["nobody"], ["silent"], "nobody@KRBTEST.COM"),
     "-t": Effect(["0.3"], ["sleep", "1"], "timed out"),
     "-v": Effect([], ["silent"], r"remctl-cffi \d", 1, 1),
+    "--at-once": Effect(["0"], ["silent"], "invalid number of hosts 0", 1, 1),
+    # What would be the host is then the command.
+    "--hosts": Effect(["HOSTS"], ["silent"], r"\S+: Unknown command", 2, 2),
+    "--json": Effect([], ["silent"], r'"status": 0', 1, 2),
     "--progress": Effect([], ["silent"], r"\[#{30}\] 2/2 hosts", 0, 1),
 }
 
@@ -1084,7 +1260,10 @@ def test_options_reach_each_host(
     effect = EFFECTS[option]
     file = tmp_path / "file"
     file.write_text("from the file")
-    values = {"BOBS": realm.kinit("bob", tmp_path / "bob"), "FILE": str(file)}
+    fleet = tmp_path / "hosts"
+    fleet.write_text("localhost\n127.0.0.1\n")
+    bobs = realm.kinit("bob", tmp_path / "bob")
+    values = {"BOBS": bobs, "FILE": str(file), "HOSTS": str(fleet)}
     words = [option, *(values.get(word, word) for word in effect.value)]
     # The last -p and -s count.
     ours = f"-p{server.port}", f"-s{PRINCIPAL}"

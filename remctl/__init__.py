@@ -1,11 +1,22 @@
 # SPDX-License-Identifier: MIT
-"""The remctl client: single commands on remote hosts, authenticated with Kerberos.
+"""Run single commands on remote hosts with remctl, authenticated with Kerberos.
 
-remctl() runs one command.  Remctl keeps a connection for any number of commands, and
-Pool keeps connections for programs that serve others.  The same for asyncio is in
-remctl.aio, a Kerberos realm and a server for tests are in remctl.testing, and the C
-library's own functions are in remctl._remctl.  remctl.backend is for the server's side:
-the programs that remctld runs.
+    import remctl
+
+    result = remctl.remctl("foo.example.com", command=["test", "hello"], timeout=30)
+    print(result.check().text())
+
+    remctl.aio        the same for asyncio
+    remctl.testing    for tests: a Kerberos realm, real servers, and fakes
+    remctl.backend    the server's side: the programs that remctld runs
+    remctl._remctl    the C library's own functions, one to one
+    remctl-cffi -h    the command line, also as python -m remctl
+
+remctl() runs one command.  Remctl keeps a connection for any number of commands,
+Pool several of them.  They return a RemctlSimpleResult, or RemctlOutput by token.
+They raise RemctlError, or what is derived from it: RemctlProtocolError,
+RemctlTimeoutError, RemctlNotOpenedError; check() raises RemctlStatusError.
+ErrorCode and Stream name the server's numbers.
 """
 
 # The names are imported when they are first used, so that importing remctl.backend does

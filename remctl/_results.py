@@ -24,6 +24,9 @@ else:
 # The octets of standard error in which a RemctlStatusError looks for its first line.
 LONGEST_COMPLAINT = 4000
 
+# The octets of an output that a result shows.
+LONGEST_SHOWN = 4000
+
 
 class Number(IntEnum):
     """An int with a name, which other programs see as the int."""
@@ -125,11 +128,25 @@ class RemctlSimpleResult:
         self.status = status
 
     def __repr__(self) -> str:
-        """Return what makes an equal result."""
+        """Return what makes an equal result, unless the output is very long."""
         return (
-            f"{type(self).__qualname__}(stdout={self.stdout!r}, "
-            f"stderr={self.stderr!r}, status={self.status!r})"
+            f"{type(self).__qualname__}(stdout={shown(self.stdout)}, "
+            f"stderr={shown(self.stderr)}, status={self.status!r})"
         )
+
+    def _repr_pretty_(self, printer: Any, _cycle: bool) -> None:
+        """Show the output as lines, in IPython and in notebooks."""
+        printer.text(f"status {self.status}")
+        for name in ("stdout", "stderr"):
+            output = getattr(self, name) or b""
+            text = output[:LONGEST_SHOWN].decode("utf-8", "backslashreplace")
+            lines = [printable_line(line.expandtabs()) for line in text.split("\n")]
+            if not lines[-1]:
+                del lines[-1]
+            if len(output) > LONGEST_SHOWN:
+                lines.append(f"... ({len(output)} bytes)")
+            if lines:
+                printer.text("\n  ".join([f"\n{name}:", *lines]))
 
     def __eq__(self, other: object) -> bool:
         """Whether it is of the same class, and equal in all three attributes."""
@@ -203,6 +220,13 @@ class RemctlStatusError(RemctlError):
     def __repr__(self) -> str:
         """Return the text without the result: output in a log may be very long."""
         return f"{type(self).__name__}({self.value!r})"
+
+
+def shown(output: object) -> str:
+    """Return how an output is shown by repr()."""
+    if isinstance(output, bytes) and len(output) > LONGEST_SHOWN:
+        return f"<{len(output)} bytes, {output[:LONGEST_SHOWN]!r}...>"
+    return repr(output)
 
 
 class Reply:

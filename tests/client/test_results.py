@@ -338,6 +338,42 @@ def test_a_result_is_a_dataclass(
     assert [use(remctl.RemctlSimpleResult) for _ in range(2)] == [expected] * 2
 
 
+def test_a_long_output_is_cut_in_repr() -> None:
+    """S14: a mistake in a REPL, or a log, is not to show megabytes."""
+    result = remctl.RemctlSimpleResult(b"a" * 4000, b"b" * 3_000_000, 0)
+    stdout, stderr = "a" * 4000, "b" * 4000
+    assert repr(result) == (
+        f"RemctlSimpleResult(stdout=b'{stdout}', "
+        f"stderr=<3000000 bytes, b'{stderr}'...>, status=0)"
+    )
+
+
+@pytest.mark.parametrize(
+    ("stdout", "stderr", "text"),
+    [
+        (
+            b"disk: ok\nfan: \xff\n",
+            b"late",
+            "stdout:\n  disk: ok\n  fan: \\xff\nstderr:\n  late",
+        ),
+        (None, b"", ""),
+        (
+            b"a\tb\n\n\x1b[31mred\r\n",
+            None,
+            "stdout:\n  a       b\n  \n  \\x1b[31mred\\r",
+        ),
+        (b"x\n" * 2500, None, "stdout:" + "\n  x" * 2000 + "\n  ... (5000 bytes)"),
+    ],
+)
+def test_in_a_notebook(stdout: bytes | None, stderr: bytes | None, text: str) -> None:
+    """IPython calls this: lines as they are, but for control characters."""
+    pieces: list[str] = []
+    printer = type("Printer", (), {"text": staticmethod(pieces.append)})
+    result = remctl.RemctlSimpleResult(stdout, stderr, 3)
+    result._repr_pretty_(printer, False)
+    assert "".join(pieces) == f"status 3\n{text}".rstrip("\n")
+
+
 def test_results_without_arguments() -> None:
     """As pyremctl's class, which has none: three attributes to be set."""
     result = remctl.RemctlSimpleResult()

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Callable
 
 import pytest
 from names import names
-from support import AT_ONCE, HANG, LINUX_SHIM, commands, run_python
+from support import AT_ONCE, HANG, LINUX_SHIM, commands, run_python, wait_until
 
 import remctl
 
@@ -391,6 +391,20 @@ def test_a_slow_but_moving_large_write_does_not_time_out(server: Server) -> None
                 assert client.output().output == f"{len(data)} {digest}\n".encode()
         for thread in threads:
             thread.join()
+
+
+def test_the_command_goes_on(realm: Realm, tmp_path: Path) -> None:
+    """After a time-out, too: the server is not told."""
+    go, done = tmp_path / "go", tmp_path / "done"
+    wait = f"while [ ! -e '{go}' ]; do sleep 0.02; done; touch '{done}'"
+    with realm.server({"test wait": wait}) as server:
+        with times_out():
+            remctl.remctl(
+                server.host, server.port, command=["test", "wait"], timeout=TIMEOUT
+            )
+        assert not done.exists()
+        go.touch()
+        wait_until(done.exists)
 
 
 @pytest.mark.parametrize("settings", [[], [0], [0.1, 0]])

@@ -28,6 +28,7 @@ from __future__ import annotations
 
 import configparser
 import os
+import pydoc
 import re
 import select
 import signal
@@ -40,7 +41,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 from blocks import BLOCKS, DOCS, ROOT, Block
-from support import HANG, wait_until
+from support import HANG, run_python, wait_until
 
 import remctl.aio
 import remctl.backend
@@ -323,6 +324,25 @@ def test_ini(block: Block) -> None:
     parser = configparser.ConfigParser(strict=False, interpolation=None)
     parser.read_string(block.text)
     assert parser.sections()
+
+
+def test_help_fits_a_screen() -> None:
+    """What there is, and an example that runs, before all that pydoc knows."""
+    screen = pydoc.plain(pydoc.render_doc(remctl)).splitlines()[:25]
+    text = "\n".join(screen)
+    assert "PACKAGE CONTENTS" not in text
+    assert all(re.search(rf"\b{name}\b", text) for name in remctl.__all__[1:-2])
+    assert all(f"remctl.{name} " in text for name in ("aio", "testing", "backend"))
+
+
+def test_example_of_help(server: Server) -> None:
+    """With a real server in place of the one that it names."""
+    assert remctl.__doc__
+    example, _, _ = remctl.__doc__.partition("    remctl.aio ")
+    lines = [line[4:] for line in example.splitlines() if line.startswith("    ")]
+    program = "\n".join(lines).replace(HOST, f'"{server.host}", {server.port}')
+    result = run_python(program)
+    assert (result.stdout, result.stderr) == ("hello world\n\n", "")
 
 
 def test_both_interfaces_are_shown() -> None:

@@ -16,7 +16,7 @@ remctl() runs one command.  Remctl keeps a connection for any number of commands
 Pool several of them.  They return a RemctlSimpleResult, or RemctlOutput by token.
 They raise RemctlError, or what is derived from it: RemctlProtocolError,
 RemctlTimeoutError, RemctlNotOpenedError; check() raises RemctlStatusError.
-ErrorCode and Stream name the server's numbers.
+Stage has the names of the stages of a call; ErrorCode and Stream are enumerations.
 """
 
 # The names are imported when they are first used, so that importing remctl.backend does
@@ -36,7 +36,6 @@ if TYPE_CHECKING:
         RemctlNotOpenedError,
         RemctlProtocolError,
         RemctlTimeoutError,
-        Stage,
     )
     from remctl._pool import Pool
     from remctl._results import (
@@ -46,6 +45,7 @@ if TYPE_CHECKING:
         RemctlStatusError,
         Stream,
     )
+    from remctl._stage import Stage
 
 __all__ = [
     "VERSION",
@@ -80,6 +80,10 @@ if not TYPE_CHECKING:  # as a type checker would accept any name then
             return import_module(f"{__name__}.{name}")
         if name not in __all__:
             raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+        if name == "Stage":
+            from remctl._stage import Stage  # noqa: PLC0415 (imports typing)
+
+            return globals().setdefault(name, Stage)
         from remctl import _client, _exceptions, _pool, _results  # noqa: PLC0415
 
         # All at once, as nothing can be imported any more when the interpreter exits.

@@ -25,8 +25,8 @@ if TYPE_CHECKING:
     from typing import Any, Union
 
     from remctl._arguments import Server
-    from remctl._exceptions import Stage
     from remctl._log import Log
+    from remctl._stage import Stage
     from remctl._waiting import Steps
 
     Address = tuple[int, tuple[Any, ...]]

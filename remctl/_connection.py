@@ -40,9 +40,9 @@ if TYPE_CHECKING:
 
     from remctl._arguments import Server
     from remctl._connect import Address, Socket
-    from remctl._exceptions import Stage
     from remctl._explain import Doing
     from remctl._remctl_cffi import CData, ShimHandle
+    from remctl._stage import Stage
     from remctl._waiting import Steps, T, Wait
 
 # Module globals, as every token needs them and looking them up in lib takes longer.

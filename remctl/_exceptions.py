@@ -21,10 +21,9 @@ from remctl._public import publish
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import Any, Literal
+    from typing import Any
 
-    # The stages of a call, in their order.
-    Stage = Literal["resolve", "connect", "authenticate", "send", "reply"]
+    from remctl._stage import Stage
 
 
 class RemctlError(Exception):

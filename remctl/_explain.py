@@ -9,7 +9,7 @@ from __future__ import annotations
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from remctl._exceptions import Stage
+    from remctl._stage import Stage
 
     # What a connection is doing: the stage, and what follows if it fails.
     Doing = tuple[Stage, str]

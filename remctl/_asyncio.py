@@ -15,6 +15,17 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 
+def running_loop() -> asyncio.AbstractEventLoop:
+    """Return the event loop that runs.  Raises RuntimeError if there is none."""
+    try:
+        return asyncio.get_running_loop()
+    except RuntimeError:
+        raise RuntimeError(
+            "remctl.aio needs a running asyncio event loop; in trio, run the blocking "
+            "interface in a thread: trio.to_thread.run_sync()"
+        ) from None
+
+
 async def drive(steps: Steps[T]) -> T:
     """Drive ``steps`` to their end, and return their result."""
     try:

@@ -22,7 +22,8 @@ too, but not always at once: a thread that waits for the name service or the KDC
 ends when these answer or give up, and one that serves protocol 1 when the
 server answers or hangs up, or two seconds after the time-out.
 
-Works with any event loop that has add_reader(), uvloop's too.
+Works with any event loop that has add_reader(), uvloop's too.  In trio, the blocking
+interface is to be used, in a thread.
 """
 
 from __future__ import annotations
@@ -35,7 +36,7 @@ from typing import TYPE_CHECKING, Callable, TypeVar
 from weakref import ref
 
 from remctl import RemctlError, RemctlProtocolError, _arguments
-from remctl._asyncio import drive, finish
+from remctl._asyncio import drive, finish, running_loop
 from remctl._base import LAST_SERVER, NO_ERROR, RemctlBase, check_call
 from remctl._pool import Line, Place, PoolBase
 from remctl._results import Reply
@@ -222,7 +223,7 @@ class Remctl(RemctlBase):
         self, function: Callable[..., Steps[T]], *arguments: object
     ) -> T:
         """Drive the steps of ``function`` while no other task uses the connection."""
-        loop, holds = asyncio.get_running_loop(), self._holds
+        loop, holds = running_loop(), self._holds
         last = holds.last()
         lock = last.lock if last.loop is loop else None
         # An interrupt may have kept the last call from releasing its lock.

@@ -11,7 +11,7 @@ from remctl.cli._reply import ReplyPrinter
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from remctl.cli._options import Options
-    from remctl.cli._output import Output
+    from remctl.cli._reply import Output
 
 
 def run_one_host(options: Options) -> int:

@@ -7,13 +7,8 @@ from remctl.cli._process import STDERR, STDOUT, complain, one_line, write
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import Union
-
     from remctl import RemctlError
-    from remctl.cli._json import JsonOutput
     from remctl.cli._progress import ProgressBar
-
-    Output = Union["RawOutput", "LabelledOutput", JsonOutput]
 
 
 class RawOutput:

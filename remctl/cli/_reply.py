@@ -10,10 +10,15 @@ from remctl.cli._process import FAILED, SERVER_ERROR, STDOUT
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from typing import Union
+
     from remctl import RemctlError, RemctlOutput
     from remctl._base import RemctlBase
+    from remctl.cli._json import JsonOutput
     from remctl.cli._options import Options
-    from remctl.cli._output import Output
+    from remctl.cli._output import LabelledOutput, RawOutput
+
+    Output = Union[RawOutput, LabelledOutput, JsonOutput]
 
 
 class ReplyPrinter:

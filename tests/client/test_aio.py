@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Callable, NamedTuple
 
 import pytest
+import trio
 from stages import STAGES, in_use, wait_for_release
 from support import AT_ONCE, collect, run_python, wait_until
 from twin import Loop, TwinRemctl
@@ -344,6 +345,26 @@ def test_close_ends_a_call(server: Server, loops: LoopKind) -> None:
                 await asyncio.wait_for(call, AT_ONCE)
 
     loops.run(main())
+
+
+def test_outside_of_asyncio(server: Server) -> None:
+    """S73: in trio, the text says what to do instead; nothing is connected."""
+    client = remctl.aio.Remctl(server.host, server.port)
+
+    async def use() -> None:
+        for call in (
+            remctl.aio.remctl(server.host, server.port, command=["test"]),
+            client.open(server.host, server.port),
+            client.noop(),
+            client.output(),
+            client.__aenter__(),
+        ):
+            with pytest.raises(RuntimeError, match=r"trio\.to_thread\.run_sync"):
+                await call
+
+    trio.run(use)
+    assert not client.opened
+    assert client.error() == "no error"
 
 
 def test_flood_leaves_others_their_turn(scripted: Scripted, loops: LoopKind) -> None:

@@ -45,7 +45,7 @@ async def main(servers: list[str], command: list[str]) -> int:
         if isinstance(outcome, remctl.RemctlError):
             print(f"{server}: {outcome}")
         else:
-            output = (outcome.stdout or b"").decode(errors="replace").rstrip()
+            output = outcome.text(errors="replace").rstrip()
             print(f"{server}: {output} (status {outcome.status})")
         failed |= isinstance(outcome, remctl.RemctlError) or outcome.status != 0
     return int(failed)

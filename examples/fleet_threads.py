@@ -40,7 +40,7 @@ def main(servers: list[str], command: list[str]) -> int:
             print(f"{server}: {error}")
             failed = True
         else:
-            output = (result.stdout or b"").decode(errors="replace").rstrip()
+            output = result.text(errors="replace").rstrip()
             print(f"{server}: {output} (status {result.status})")
             failed |= result.status != 0
     return int(failed)

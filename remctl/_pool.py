@@ -11,7 +11,6 @@ from __future__ import annotations
 import math
 import threading
 from contextlib import ExitStack, contextmanager, suppress
-from typing import TYPE_CHECKING, Any, Callable
 from weakref import ref
 
 import remctl
@@ -23,10 +22,12 @@ from remctl._ffi import lib
 from remctl._public import publish
 from remctl._waiting import longest_block
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
     from contextlib import AbstractContextManager
     from types import TracebackType
+    from typing import Any, Callable
 
     from typing_extensions import Self
 

@@ -419,7 +419,7 @@ class Pool(PoolBase):
 
     async def _wait(self, place: Place, line: Line) -> None:
         """Wait until ``place`` is at the front."""
-        loop = asyncio.get_running_loop()
+        loop = running_loop()
         woken: asyncio.Future[bool] = loop.create_future()
         place.wake = partial(loop.call_soon_threadsafe, finish, woken, True)
         timer = None

@@ -348,7 +348,7 @@ def test_close_ends_a_call(server: Server, loops: LoopKind) -> None:
 
 
 def test_outside_of_asyncio(server: Server) -> None:
-    """S73: in trio, the text says what to do instead; nothing is connected."""
+    """S82: in trio, the text says what to do instead; nothing is connected."""
     client = remctl.aio.Remctl(server.host, server.port)
 
     async def use() -> None:

@@ -257,7 +257,7 @@ def test_a_status_error_shows_the_first_line_of_standard_error(
     ],
 )
 def test_text(stdout: bytes | None, arguments: tuple[str, ...], text: str) -> None:
-    """S72: standard output as text; no newline is changed, and none is missing."""
+    """S81: standard output as text; no newline is changed, and none is missing."""
     result = remctl.RemctlSimpleResult(stdout, b"stderr", 3)
     assert result.text(*arguments) == text
     assert result.text(**dict(zip(("encoding", "errors"), arguments))) == text
@@ -265,7 +265,7 @@ def test_text(stdout: bytes | None, arguments: tuple[str, ...], text: str) -> No
 
 
 def test_what_is_not_text() -> None:
-    """S72: an error by default, as of bytes.decode()."""
+    """S81: an error by default, as of bytes.decode()."""
     result = remctl.RemctlSimpleResult(b"a\xff", None, 0)
     with pytest.raises(UnicodeDecodeError):
         result.text()
@@ -274,7 +274,7 @@ def test_what_is_not_text() -> None:
 
 
 def test_json() -> None:
-    """S72: the value, in whichever encoding JSON allows; else a ValueError."""
+    """S81: the value, in whichever encoding JSON allows; else a ValueError."""
     value = {"name": "Zo\u00eb", "disks": [1, 2.5, None]}
     for encoding in ("utf-8", "utf-8-sig", "utf-16", "utf-32-le"):
         text = json.dumps(value, ensure_ascii=False)

@@ -196,6 +196,8 @@ class FakeRemctl(Scripted, Remctl):
         monkeypatch.setattr(remctl, "Remctl", fake)
         monkeypatch.setattr(remctl, "remctl", fake.remctl)
 
+    A Pool uses the fake in place of the class, too, with a connection for each loan.
+
     Args:
         replies: The replies to the commands, in order; or a function that gets the
             Call for each command, and returns the reply to it or raises it.
@@ -212,8 +214,7 @@ class FakeRemctl(Scripted, Remctl):
             succeed.
 
     A command for which there is no reply left raises AssertionError, and is recorded.
-    noop() returns
-    True on an open object.  There is no descriptor: fileno() raises
+    noop() returns True on an open object.  There is no descriptor: fileno() raises
     RemctlNotOpenedError, as with a server that speaks protocol 1.
 
     Raises:
@@ -265,6 +266,11 @@ class FakeConnection(Connection):
         self._script = script
         self._call = call
         self._tokens: deque[Token] = deque()
+
+    @property
+    def in_step(self) -> bool:
+        """Never, so that no pool keeps it for a test that comes later."""
+        return False
 
     def open(self, timeout: float, sock: socket.socket | None = None) -> Steps[None]:
         """Succeed, or raise the next error of the script."""

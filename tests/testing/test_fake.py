@@ -571,3 +571,56 @@ def test_wrong_open_errors() -> None:
     """As well."""
     with pytest.raises(TypeError, match="open\\(\\) raises a RemctlError or None"):
         fake_remctl(open_errors=[OSError()])
+
+
+# Pools
+
+
+@pytest.mark.blocking_only
+def test_a_pool(monkeypatch: pytest.MonkeyPatch) -> None:
+    """S72: it lends fakes, also if it was made before; none stays for the next test."""
+    pool = remctl.Pool("foo.example.com", timeout=30, size=2)
+    for number in range(2):
+        with monkeypatch.context() as patch:
+            reply = RemctlSimpleResult(b"%d" % number, None, 0)
+            fake = remctl.testing.FakeRemctl([reply] * 3)
+            patch.setattr(remctl, "Remctl", fake)
+            assert pool.run(["a"]) == reply
+            with pool.connection() as one, pool.connection() as two:
+                assert one.run(["b"]) == two.run(["c"]) == reply
+            assert fake.commands == [[b"a"], [b"b"], [b"c"]]
+            assert {call.options["timeout"] for call in fake.calls} == {30.0}
+        assert pool._line().idle == []
+
+
+@pytest.mark.blocking_only
+def test_a_pool_of_tasks(monkeypatch: pytest.MonkeyPatch) -> None:
+    """S72: the same for remctl.aio.Pool, with tasks at the same time."""
+    fake = remctl.testing.aio.FakeRemctl(
+        lambda call: RemctlSimpleResult(call.command[0], None, 0)
+    )
+    monkeypatch.setattr(remctl.aio, "Remctl", fake)
+
+    async def main() -> None:
+        async with remctl.aio.Pool("foo.example.com", size=2) as pool:
+            results = await asyncio.gather(*(pool.run([n]) for n in range(9)))
+            assert [each.text() for each in results] == list("012345678")
+            assert len(fake.calls) == 9
+
+    asyncio.run(main())
+
+
+@pytest.mark.blocking_only
+def test_a_pool_whose_connections_fail(monkeypatch: pytest.MonkeyPatch) -> None:
+    """S75: a fake's failures are a pool's."""
+    fake = remctl.testing.FakeRemctl(
+        [RemctlTimeoutError(TIMED_OUT), HELLO],
+        open_errors=[RemctlError("no", "connect")],
+    )
+    monkeypatch.setattr(remctl, "Remctl", fake)
+    with remctl.Pool("foo.example.com", size=1) as pool:
+        with pytest.raises(RemctlError, match="no"):
+            pool.run(["a"])
+        with pytest.raises(RemctlTimeoutError):
+            pool.run(["a"])
+        assert pool.run(["a"]) == HELLO

@@ -112,7 +112,9 @@ class RemctlSimpleResult:
 
     if TYPE_CHECKING:
         __dataclass_fields__: ClassVar[dict[str, Field[Any]]]
+        __hash__: ClassVar[None]  # type: ignore[assignment]
     else:
+        __hash__ = None  # as the attributes can be set
         __dataclass_fields__ = Fields()  # not annotated, or it would be one of them
     __match_args__ = ("stdout", "stderr", "status")
 
@@ -154,8 +156,6 @@ class RemctlSimpleResult:
             return NotImplemented
         ours = (self.stdout, self.stderr, self.status)
         return ours == (other.stdout, other.stderr, other.status)
-
-    __hash__ = None  # type: ignore[assignment]  # as the attributes can be set
 
     def __replace__(self, /, **changes: Any) -> Self:
         """Return a copy with other attributes, for copy.replace()."""

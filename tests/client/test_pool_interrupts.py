@@ -8,7 +8,7 @@ import os
 import signal
 import sys
 import threading
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from functools import partial
 from typing import TYPE_CHECKING, Any, Callable
 
@@ -21,6 +21,7 @@ import remctl
 import remctl.aio
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
     from pathlib import Path
 
     from scripted import ScriptedServer
@@ -173,6 +174,24 @@ def test_handler_that_interrupts_a_wait(server: Server) -> None:
         assert errors == ["all connections are in use by calls of this thread"]
 
 
+@contextmanager
+def signal_in_a_run(
+    pool: remctl.Pool, function: Callable[..., object]
+) -> Iterator[None]:
+    """Have ``function`` handle a signal, which comes when a reply is waited for."""
+
+    def send() -> None:
+        wait_until(lambda: any(each()._connection.pending for each in places(pool)))
+        os.kill(os.getpid(), signal.SIGUSR1)
+
+    pool.run(["test", "hello"])
+    thread = threading.Thread(target=send)
+    with handler(signal.SIGUSR1, function):
+        thread.start()
+        yield
+        thread.join()
+
+
 def test_handler_that_finds_all_in_use(server: Server, tmp_path: Path) -> None:
     """S78: by the calls that it has interrupted: a RemctlError, not a deadlock."""
     file = tmp_path / "file"
@@ -186,17 +205,8 @@ def test_handler_that_finds_all_in_use(server: Server, tmp_path: Path) -> None:
         file.touch()
 
     with remctl.Pool(server.host, server.port, size=1) as pool:
-
-        def send() -> None:
-            wait_until(lambda: any(each()._connection.pending for each in places(pool)))
-            os.kill(os.getpid(), signal.SIGUSR1)
-
-        pool.run(["test", "hello"])
-        thread = threading.Thread(target=send)
-        with handler(signal.SIGUSR1, use):
-            thread.start()
+        with signal_in_a_run(pool, use):
             result = pool.run(["test", "wait-for", file])
-            thread.join()
         assert errors == ["all connections are in use by calls of this thread"]
         assert result.stdout == b"waiting\ndone\n"
         assert places(pool) == []
@@ -212,35 +222,17 @@ def test_handler_that_finds_a_connection(server: Server, tmp_path: Path) -> None
         file.touch()
 
     with remctl.Pool(server.host, server.port, size=2) as pool:
-
-        def send() -> None:
-            wait_until(lambda: any(each()._connection.pending for each in places(pool)))
-            os.kill(os.getpid(), signal.SIGUSR1)
-
-        pool.run(["test", "hello"])
-        thread = threading.Thread(target=send)
-        with handler(signal.SIGUSR1, use):
-            thread.start()
+        with signal_in_a_run(pool, use):
             assert pool.run(["test", "wait-for", file]).stdout == b"waiting\ndone\n"
-            thread.join()
         assert results == [HELLO]
 
 
 def test_close_in_a_handler(server: Server, tmp_path: Path) -> None:
     """S77: it ends the interrupted call, and that is the last one."""
     pool = remctl.Pool(server.host, server.port)
-
-    def send() -> None:
-        wait_until(lambda: any(each()._connection.pending for each in places(pool)))
-        os.kill(os.getpid(), signal.SIGUSR1)
-
-    pool.run(["test", "hello"])
-    thread = threading.Thread(target=send)
-    with handler(signal.SIGUSR1, lambda *_: pool.close()):
-        thread.start()
+    with signal_in_a_run(pool, lambda *_: pool.close()):
         with pytest.raises(remctl.RemctlError, match="closed during the call"):
             pool.run(["test", "wait-for", tmp_path / "file"])
-        thread.join()
     with pytest.raises(remctl.RemctlNotOpenedError):
         pool.run(["test", "hello"])
 

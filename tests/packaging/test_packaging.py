@@ -219,7 +219,7 @@ def test_type_checkers_see_the_same_names() -> None:
     }
     found = {*remctl.__all__, "_remctl", "aio", "backend", "testing"}
     found -= {"VERSION", "__version__"}
-    helpers = {"_client", "_exceptions", "_results", "import_module"}
+    helpers = {"_client", "_exceptions", "_pool", "_results", "import_module"}
     assert told == found | helpers
 
 

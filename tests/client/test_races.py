@@ -472,6 +472,8 @@ import asyncio, sys, threading
 import remctl, remctl.aio
 
 remctl.Remctl
+# The codec of hosts that are not ASCII is imported with the first one.
+"\u00e4".encode("idna")
 # What a thread and an event loop import, they have imported then.
 thread = threading.Thread(target=asyncio.run, args=[asyncio.sleep(0)])
 thread.start()

@@ -67,12 +67,14 @@ class Counts:
         self.lost[f"{type(error).__name__} ({error.stage}): {text}"] += 1
 
 
-def connections(port: int) -> int:
-    """Return how many established connections the kernel has for a server."""
+def connections(port: int) -> set[str]:
+    """Return the other ends of the connections that the kernel has for a server."""
     lines = Path("/proc/net/tcp").read_text().splitlines()[1:]
     local = f":{port:04X}"
     fields = [line.split() for line in lines]
-    return sum(each[1].endswith(local) and each[3] == ESTABLISHED for each in fields)
+    return {
+        each[2] for each in fields if each[1].endswith(local) and each[3] == ESTABLISHED
+    }
 
 
 def disturb(
@@ -98,10 +100,15 @@ def disturb(
 
 
 def count_connections(server: Server, counts: Counts, over: threading.Event) -> None:
-    """Note the largest number of connections."""
+    """Note the largest number of connections that there were at the same time."""
     port = server.port
+    before: set[str] = set()
     while not over.wait(0.01):
-        counts.most_connections = max(counts.most_connections, connections(port))
+        # Reading the table takes a while, in which connections end and others begin.
+        # Those that are there twice were all there between the two times.
+        now = connections(port)
+        counts.most_connections = max(counts.most_connections, len(before & now))
+        before = now
 
 
 def run_threads(server: Server, number: int, counts: Counts) -> None:

@@ -105,7 +105,8 @@ def served(server: Server) -> int:
 
 def reads(client: Any) -> bool:
     """Whether a command has been sent, and its reply is not there yet."""
-    return client._connection is not None and client._connection.pending
+    connection = client and client._connection
+    return connection is not None and connection.pending
 
 
 # Lending

@@ -180,8 +180,13 @@ def signal_in_a_run(
 ) -> Iterator[None]:
     """Have ``function`` handle a signal, which comes when a reply is waited for."""
 
+    def reads() -> bool:
+        clients = [place() for place in places(pool)]
+        connections = [client and client._connection for client in clients]
+        return any(connection and connection.pending for connection in connections)
+
     def send() -> None:
-        wait_until(lambda: any(each()._connection.pending for each in places(pool)))
+        wait_until(reads)
         os.kill(os.getpid(), signal.SIGUSR1)
 
     pool.run(["test", "hello"])

@@ -879,6 +879,7 @@ def test_open_again(server: Server, tmp_path: Path, bob: str) -> None:
         client.open()
         assert user(client) == "bob"
         assert peer(client) == "127.0.0.1"
+    (tmp_path / "file").touch()  # the first command goes on until then
 
 
 def test_open_again_after_a_failure(realm: Realm) -> None:

@@ -238,6 +238,7 @@ def test_close_in_a_handler(server: Server, tmp_path: Path) -> None:
     with signal_in_a_run(pool, lambda *_: pool.close()):
         with pytest.raises(remctl.RemctlError, match="closed during the call"):
             pool.run(["test", "wait-for", tmp_path / "file"])
+    (tmp_path / "file").touch()  # the command goes on until then
     with pytest.raises(remctl.RemctlNotOpenedError):
         pool.run(["test", "hello"])
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from remctl import _arguments
 from remctl._connection import Connection
-from remctl._exceptions import RemctlError, RemctlNotOpenedError
+from remctl._exceptions import RemctlError, RemctlNotOpenedError, RemctlProtocolError
 from remctl._explain import peer
 from remctl._ffi import lib, unsupported_ccache
 
@@ -40,6 +40,15 @@ def check_call(
     return arguments
 
 
+def as_protocol_error(error: RemctlError) -> RemctlProtocolError:
+    """Return what remctl() raises for ``error``.
+
+    It is raised from the cause of ``error``, and not from the error itself: a traceback
+    would show the same text twice.
+    """
+    return RemctlProtocolError(error.value, None, error.stage)
+
+
 def without_traceback(error: RemctlError) -> RemctlError:
     """Return a copy of ``error`` without its traceback, which keeps all of the call."""
     # Without __init__(), as a caller's class may have another one.
@@ -48,6 +57,11 @@ def without_traceback(error: RemctlError) -> RemctlError:
     vars(copy).update(vars(error))
     copy.__cause__ = error.__cause__
     return copy
+
+
+def name_of(server: Server) -> str:
+    """Return the name of a server that has not been connected to."""
+    return peer(server.host, server.port or lib.REMCTL_PORT)
 
 
 def of_this_process(states: dict[int, T], make: Callable[[], T]) -> T:
@@ -254,11 +268,7 @@ class RemctlBase:
         """Return the name of the last server, or of the one to open, if any."""
         if self._log is not None:
             return self._log.peer
-        if self._last_server is not None:
-            return peer(
-                self._last_server.host, self._last_server.port or lib.REMCTL_PORT
-            )
-        return None
+        return None if self._last_server is None else name_of(self._last_server)
 
     def __reduce__(self) -> Any:
         """Refuse to be pickled or copied, as a connection cannot be."""

@@ -6,9 +6,16 @@ from __future__ import annotations
 import sys
 import threading
 from contextlib import nullcontext, suppress
+from functools import partial
 
 from remctl import _arguments
-from remctl._base import LAST_SERVER, NO_ERROR, RemctlBase, check_call
+from remctl._base import (
+    LAST_SERVER,
+    NO_ERROR,
+    RemctlBase,
+    as_protocol_error,
+    check_call,
+)
 from remctl._exceptions import RemctlError, RemctlProtocolError
 from remctl._public import publish
 from remctl._results import Reply
@@ -81,15 +88,26 @@ def remctl(
     """
     _arguments.server(host, port, principal)
     arguments = check_call(command, timeout, source_ip)
+    make = partial(Remctl, timeout=timeout, ccache=ccache, source_ip=source_ip)
+    return run_once(make, host, port, principal, arguments)
+
+
+def run_once(
+    make: Callable[[], Remctl],
+    host: str,
+    port: Port,
+    principal: str | None,
+    arguments: list[bytes],
+) -> RemctlSimpleResult:
+    """Do what remctl() does, when all is checked, with a client that ``make`` makes."""
     try:
-        with Remctl(timeout=timeout, ccache=ccache, source_ip=source_ip) as client:
+        with make() as client:
             client.open(host, port, principal)
             return client.run(arguments)
     except RemctlProtocolError:
         raise
     except RemctlError as error:
-        # Not from the error itself: a traceback would show the same text twice.
-        raise RemctlProtocolError(error.value, None, error.stage) from error.__cause__
+        raise as_protocol_error(error) from error.__cause__
 
 
 class Remctl(RemctlBase):

@@ -37,7 +37,13 @@ from weakref import ref
 
 from remctl import RemctlError, RemctlProtocolError, _arguments
 from remctl._asyncio import drive, finish, running_loop
-from remctl._base import LAST_SERVER, NO_ERROR, RemctlBase, check_call
+from remctl._base import (
+    LAST_SERVER,
+    NO_ERROR,
+    RemctlBase,
+    as_protocol_error,
+    check_call,
+)
 from remctl._pool import Line, Place, PoolBase
 from remctl._results import Reply
 
@@ -77,15 +83,26 @@ async def remctl(
     """
     _arguments.server(host, port, principal)
     arguments = check_call(command, timeout, source_ip)
+    make = partial(Remctl, timeout=timeout, ccache=ccache, source_ip=source_ip)
+    return await run_once(make, host, port, principal, arguments)
+
+
+async def run_once(
+    make: Callable[[], Remctl],
+    host: str,
+    port: Port,
+    principal: str | None,
+    arguments: list[bytes],
+) -> RemctlSimpleResult:
+    """Do what remctl() does, when all is checked, with a client that ``make`` makes."""
     try:
-        async with Remctl(timeout=timeout, ccache=ccache, source_ip=source_ip) as r:
-            await r.open(host, port, principal)
-            return await r.run(arguments)
+        async with make() as client:
+            await client.open(host, port, principal)
+            return await client.run(arguments)
     except RemctlProtocolError:
         raise
     except RemctlError as error:
-        # Not from the error itself: a traceback would show the same text twice.
-        raise RemctlProtocolError(error.value, None, error.stage) from error.__cause__
+        raise as_protocol_error(error) from error.__cause__
 
 
 class Remctl(RemctlBase):
@@ -402,7 +419,6 @@ class Pool(PoolBase):
 
     @asynccontextmanager
     async def _lend(self) -> AsyncIterator[Remctl]:
-        self._check_open()
         line, client = self._line(), self._new_client()
         place = line.join(client)
         try:

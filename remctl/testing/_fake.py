@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Sequence
-from contextlib import closing
+from functools import partial
 from itertools import count
 from typing import TYPE_CHECKING, Any, Callable, NamedTuple, Union
 
@@ -24,6 +24,7 @@ from remctl import (
     _arguments,
 )
 from remctl._base import RemctlBase, check_call, without_traceback
+from remctl._client import run_once
 from remctl._connection import DONE, ERROR_CODES, Connection
 
 if TYPE_CHECKING:
@@ -237,19 +238,8 @@ class FakeRemctl(Scripted, Remctl):
         """Do what remctl.remctl() does, with the script's next reply."""
         _arguments.server(host, port, principal)
         arguments = check_call(command, timeout, source_ip)
-        try:
-            with closing(self._another(timeout, ccache, source_ip)) as client:
-                client.open(host, port, principal)
-                return client.run(arguments)
-        except RemctlProtocolError:
-            raise
-        except RemctlError as error:
-            raise as_protocol_error(error) from error.__cause__
-
-
-def as_protocol_error(error: RemctlError) -> RemctlProtocolError:
-    """Return what remctl() raises for ``error``."""
-    return RemctlProtocolError(error.value, None, error.stage)
+        make = partial(self._another, timeout, ccache, source_ip)
+        return run_once(make, host, port, principal, arguments)
 
 
 class FakeConnection(Connection):

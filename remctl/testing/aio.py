@@ -3,13 +3,13 @@
 
 from __future__ import annotations
 
-from contextlib import closing
+from functools import partial
 from typing import TYPE_CHECKING
 
 import remctl.aio
-from remctl import RemctlError, RemctlProtocolError, _arguments
+from remctl import _arguments
 from remctl._base import check_call
-from remctl.testing._fake import Scripted, as_protocol_error
+from remctl.testing._fake import Scripted
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -42,11 +42,5 @@ class FakeRemctl(Scripted, remctl.aio.Remctl):
         """Do what remctl.aio.remctl() does, with the script's next reply."""
         _arguments.server(host, port, principal)
         arguments = check_call(command, timeout, source_ip)
-        try:
-            with closing(self._another(timeout, ccache, source_ip)) as client:
-                await client.open(host, port, principal)
-                return await client.run(arguments)
-        except RemctlProtocolError:
-            raise
-        except RemctlError as error:
-            raise as_protocol_error(error) from error.__cause__
+        make = partial(self._another, timeout, ccache, source_ip)
+        return await remctl.aio.run_once(make, host, port, principal, arguments)

@@ -15,9 +15,9 @@ from weakref import ref
 
 import remctl
 from remctl import _arguments
-from remctl._base import of_this_process
+from remctl._base import name_of, of_this_process
 from remctl._exceptions import RemctlError, RemctlNotOpenedError, RemctlTimeoutError
-from remctl._explain import duration, peer
+from remctl._explain import duration
 from remctl._ffi import lib
 from remctl._public import publish
 from remctl._waiting import longest_block
@@ -180,7 +180,7 @@ class PoolBase:
         """Return the class, the server, and the numbers of connections."""
         line = self._line()
         state = f"{len(line.front())} of {self._size} lent, {len(line.idle)} idle"
-        where = peer(self._server.host, self._server.port or lib.REMCTL_PORT)
+        where = name_of(self._server)
         name = f"{type(self).__module__}.{type(self).__qualname__}"
         return f"<{name} {where}, {'closed' if self._closed else state}>"
 
@@ -202,7 +202,7 @@ class PoolBase:
 
     def _none_free(self) -> RemctlTimeoutError:
         """Return the exception for a caller that has waited for too long."""
-        where = peer(self._server.host, self._server.port or lib.REMCTL_PORT)
+        where = name_of(self._server)
         waited = f" for {duration(self._wait_seconds)}" if self._wait_seconds else ""
         text = f"no connection to {where} was free{waited} (size {self._size})"
         return RemctlTimeoutError(text)
@@ -290,10 +290,13 @@ class PoolBase:
         """Close the connections that are idle for too long, or too old."""
         for idle in list(line.idle):
             reason = self._expired(idle)
-            if reason is not None:
-                with suppress(ValueError):  # another thread has taken it
-                    line.idle.remove(idle)
-                    idle.connection.close(reason)
+            if reason is None:
+                continue
+            try:
+                line.idle.remove(idle)
+            except ValueError:
+                continue  # another thread has taken it
+            idle.connection.close(reason)
 
 
 class Pool(PoolBase):
@@ -401,7 +404,6 @@ class Pool(PoolBase):
 
     @contextmanager
     def _lend(self, thread: int | None) -> Iterator[remctl.Remctl]:
-        self._check_open()
         line, client = self._line(), self._new_client()
         place = line.join(client, thread)
         try:

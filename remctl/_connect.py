@@ -174,7 +174,8 @@ def add_socket(sockets: list[Socket], family: int) -> None:
         copy = _socket.dup(sockets[-1].fileno())
         sockets.append(_socket.socket(family, _socket.SOCK_STREAM, 0, copy))
     for each in sockets[:-1]:
-        each.close()
+        if each.fileno() >= 0:
+            lib.shim_vacate(each.detach())
 
 
 def connect_socket(

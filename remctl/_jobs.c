@@ -78,6 +78,10 @@ static struct {
 } jobs = {.mutex = PTHREAD_MUTEX_INITIALIZER, .queued = PTHREAD_COND_INITIALIZER};
 
 
+/* Held while descriptors below FIRST_DESCRIPTOR are opened or closed: nobody is to
+ * take one for the program's own that is about to be closed. */
+static pthread_mutex_t standard_mutex = PTHREAD_MUTEX_INITIALIZER;
+
 /* Return a descriptor from ``open_one`` that is above the standard ones, or -1.
  * Closed standard descriptors are filled with throw-away ones first, so that
  * the result never has such a number, not even for a moment: another thread may
@@ -88,10 +92,12 @@ open_above_standard(int (*open_one)(void))
     int low[FIRST_DESCRIPTOR];
     int fd, count = 0;
 
+    pthread_mutex_lock(&standard_mutex);
     while ((fd = open_one()) >= 0 && fd < FIRST_DESCRIPTOR)
         low[count++] = fd;
     while (count > 0)
         close(low[--count]);
+    pthread_mutex_unlock(&standard_mutex);
     return fd;
 }
 
@@ -136,11 +142,17 @@ make_descriptors(struct job *job)
     return job->readable >= 0;
 #else
     int ends[2];
+    bool made;
 
-    if (pipe(ends) < 0)
+    pthread_mutex_lock(&standard_mutex);
+    made = pipe(ends) == 0;
+    if (made) {
+        job->readable = above_standard(ends[0]);
+        job->writable = above_standard(ends[1]);
+    }
+    pthread_mutex_unlock(&standard_mutex);
+    if (!made)
         return false;
-    job->readable = above_standard(ends[0]);
-    job->writable = above_standard(ends[1]);
     if (job->readable < 0 || job->writable < 0) {
         int reason = errno;
 
@@ -347,7 +359,7 @@ abandon_job(struct job *job)
 }
 
 
-/* The mutex is held across a fork, so that the child sees consistent lists.  The
+/* The mutexes are held across a fork, so that the child sees consistent lists.  The
  * child has none of the threads and forgets the jobs.  A caller that exists in
  * the child can still give its job up; what the parent's threads were using is
  * leaked there. */
@@ -356,11 +368,13 @@ static void
 lock_jobs(void)
 {
     pthread_mutex_lock(&jobs.mutex);
+    pthread_mutex_lock(&standard_mutex);
 }
 
 static void
 unlock_jobs(void)
 {
+    pthread_mutex_unlock(&standard_mutex);
     pthread_mutex_unlock(&jobs.mutex);
 }
 
@@ -402,5 +416,5 @@ forget_jobs(void)
     jobs.queued = none_waiting;
     jobs.first = jobs.last = NULL;
     jobs.waiting = jobs.threads = jobs.idle = 0; /* guard 67b */
-    pthread_mutex_unlock(&jobs.mutex);
+    unlock_jobs();
 }

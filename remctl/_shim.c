@@ -284,8 +284,8 @@ open_memory_file(void)
 
 /* The sockets that libraries make must not become standard descriptors, either:
  * libremctl's own, and those that libkrb5 and the name service ask with.  So
- * closed ones are filled with empty files while jobs run.  Under the mutex of
- * the calls. */
+ * closed ones are filled with empty files while jobs run.  Under
+ * standard_mutex. */
 static struct {
     int jobs;
     bool filled[FIRST_DESCRIPTOR];
@@ -308,20 +308,17 @@ fill_standard_descriptors(void)
 {
     int fd;
 
-    pthread_mutex_lock(&calls.mutex);
-    standard_descriptors.jobs++;
     while (!are_standard_descriptors_open()) {
         fd = open_memory_file();
         if (fd < 0)
-            break;
+            return;
         if (fd >= FIRST_DESCRIPTOR
             || fstat(fd, &standard_descriptors.files[fd]) < 0) {
             close(fd);
-            break;
+            return;
         }
         standard_descriptors.filled[fd] = true;
     }
-    pthread_mutex_unlock(&calls.mutex);
 }
 
 /* Does not close files that the program has meanwhile opened at these
@@ -341,12 +338,55 @@ empty_standard_descriptors(void)
 }
 
 static void
+enter_standard_descriptors(void)
+{
+    pthread_mutex_lock(&standard_mutex);
+    standard_descriptors.jobs++;
+    fill_standard_descriptors();
+    pthread_mutex_unlock(&standard_mutex);
+}
+
+/* Make ``fd`` another number for what ``file`` is. */
+static bool
+replace_descriptor(int fd, int file)
+{
+#if SHIM_LINUX
+    return dup3(file, fd, O_CLOEXEC) >= 0;
+#else
+    return dup2(file, fd) >= 0 && fcntl(fd, F_SETFD, FD_CLOEXEC) == 0;
+#endif
+}
+
+/* Close a descriptor below FIRST_DESCRIPTOR that was in the place of a closed one.
+ * While jobs run, an empty file takes it over, so that they never see it
+ * closed. */
+static void
+shim_vacate(int fd)
+{
+    int file = -1;
+
+    pthread_mutex_lock(&standard_mutex);
+    if (standard_descriptors.jobs > 0) {
+        fill_standard_descriptors(); /* or the file would get such a number */
+        file = open_memory_file();
+    }
+    if (file >= 0 && replace_descriptor(fd, file)) /* guard 63d */
+        standard_descriptors.filled[fd] =
+            fstat(fd, &standard_descriptors.files[fd]) == 0;
+    else
+        close(fd);
+    if (file >= 0)
+        close(file);
+    pthread_mutex_unlock(&standard_mutex);
+}
+
+static void
 leave_standard_descriptors(void)
 {
-    pthread_mutex_lock(&calls.mutex);
+    pthread_mutex_lock(&standard_mutex);
     if (--standard_descriptors.jobs == 0)
         empty_standard_descriptors();
-    pthread_mutex_unlock(&calls.mutex);
+    pthread_mutex_unlock(&standard_mutex);
 }
 
 /* A forked child inherits libkrb5's locks as they are; those held by other
@@ -676,7 +716,7 @@ struct work {
 static void
 call_function(struct work *work)
 {
-    fill_standard_descriptors(); /* guard 63b */
+    enter_standard_descriptors(); /* guard 63b */
     work->outcome = work->function(work);
     leave_standard_descriptors();
 }
@@ -1769,18 +1809,6 @@ receive(shim_connection *c, unsigned char *octets, size_t length)
     return received;
 }
 
-/* Have libremctl read from ``fd``, which stays the caller's. */
-static bool
-connect_library(shim_connection *c, int fd)
-{
-#if SHIM_LINUX
-    return dup3(fd, c->library_fd, O_CLOEXEC) >= 0;
-#else
-    return dup2(fd, c->library_fd) >= 0
-           && fcntl(c->library_fd, F_SETFD, FD_CLOEXEC) == 0;
-#endif
-}
-
 static int
 read_from_memory(shim_connection *c, struct results *results,
                  const unsigned char *token, size_t length)
@@ -1792,13 +1820,14 @@ read_from_memory(shim_connection *c, struct results *results,
         return fail(c, results, strerror(errno));
     errno = EFBIG; /* for a short write, which does not set it */
     if (pwrite(file, token, length, 0) != (ssize_t) length
-        || lseek(file, 0, SEEK_SET) != 0 || !connect_library(c, file))
+        || lseek(file, 0, SEEK_SET) != 0
+        || !replace_descriptor(c->library_fd, file))
         outcome = fail(c, results, strerror(errno));
     close(file);
     if (outcome == SHIM_OK)
         outcome = read_token(c, results);
     /* Not after a failure: libremctl may have closed its descriptor. */
-    if (outcome == SHIM_OK && !connect_library(c, c->fd))
+    if (outcome == SHIM_OK && !replace_descriptor(c->library_fd, c->fd))
         outcome = fail(c, results, strerror(errno));
     return outcome;
 }

@@ -557,6 +557,62 @@ with open(file, "w") as stream:
     assert file.read_text() == "[3, 0]"
 
 
+def test_a_job_beside_a_socket_without_standard_streams(
+    scripted: Start, tmp_path: Path
+) -> None:
+    """Hazard 63: a socket that gives such a number up leaves no hole for the job."""
+    mute = scripted([["handshake", {"stop": ["hang", 2]}]])
+    program = """
+import os, sys, threading, time, remctl
+from remctl import _connect
+
+def filled():
+    found = [f"/proc/self/fd/{fd}" for fd in range(3)]
+    return sum("remctl" in os.readlink(fd) for fd in found if os.path.lexists(fd))
+
+def open_mute():
+    try:
+        client.open("127.0.0.1", port, "host/localhost")
+    except remctl.RemctlError:
+        pass
+
+port, file = int(sys.argv[1]), sys.argv[2]
+for name in range(3):  # what Python has opened in their places
+    try:
+        os.close(name)
+    except OSError:
+        pass
+client, thread = remctl.Remctl(), threading.Thread(target=open_mute)
+
+class Lib:
+    def __getattr__(self, name):
+        return getattr(lib, name)
+
+    def shim_vacate(self, fd):
+        if not thread.is_alive():
+            thread.start()
+            while len(os.listdir("/proc/self/task")) < 3:
+                time.sleep(0.01)
+            time.sleep(0.2)  # until its job has seen that all are open
+        lib.shim_vacate(fd)
+
+lib, _connect.lib = _connect.lib, Lib()
+sockets = []
+_connect.add_socket(sockets, 2)  # takes all three, and gives them up
+result = [filled(), sockets[-1].fileno() > 2]
+client.close()
+thread.join()
+while filled():
+    time.sleep(0.01)
+with open(file, "w") as stream:
+    stream.write(str(result))
+"""
+    file = tmp_path / "result"
+    shell = ["sh", "-c", 'exec "$@" <&- >&- 2>&-', "sh", sys.executable, "-c", program]
+    subprocess.run([*shell, str(mute.port), str(file)], check=True, timeout=HANG)
+    assert file.read_text() == "[3, True]"
+
+
 def test_slow_tokens_without_standard_streams(server: Server, tmp_path: Path) -> None:
     """The memory that such a token goes through is not where messages go, either."""
     program = """

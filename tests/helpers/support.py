@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import faulthandler
 import gc
 import os
 import signal
@@ -102,5 +103,7 @@ def wait_until(condition: Callable[[], bool], timeout: float = HANG) -> None:
     """Wait until ``condition`` holds, where there is no event to wait for."""
     deadline = time.monotonic() + timeout
     while not condition():
-        assert time.monotonic() < deadline, "it did not happen"
+        if time.monotonic() > deadline:
+            faulthandler.dump_traceback()
+            raise AssertionError("it did not happen")
         time.sleep(0.005)

@@ -13,16 +13,15 @@ import re
 import resource
 import socket
 import ssl
-import subprocess
 import threading
 import time
 from contextlib import ExitStack, contextmanager, suppress
-from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Callable, NamedTuple
 
 from kerberos import forget_configuration
 from names import names
+from preload import library
 from support import wait_until
 
 import remctl
@@ -388,19 +387,9 @@ def _(kit: Kit) -> dict[str, Any]:
     return kit.arguments(port=server.port)
 
 
-@cache
-def clock_ahead() -> str:
-    """Return the library that sets a program's clock ahead."""
-    source = Path(__file__).with_name("clock_ahead.c")
-    library = Path(os.environ["KRB5_CONFIG"]).with_name("clock_ahead.so")
-    command = ["gcc", "-shared", "-fPIC", str(source), "-o", str(library), "-ldl"]
-    subprocess.run(command, check=True)
-    return str(library)
-
-
 @opening("the clocks differ by an hour")
 def _(kit: Kit) -> dict[str, Any]:
-    os.environ["LD_PRELOAD"] = clock_ahead()
+    os.environ["LD_PRELOAD"] = library("clock_ahead")
     try:
         ahead = kit.realm.server({"test hello": "echo hello"})
         kit.stack.enter_context(ahead)

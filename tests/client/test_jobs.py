@@ -249,7 +249,7 @@ def test_addresses_are_those_of_the_system(host: str) -> None:
         addresses = block(steps)
     assert addresses == [(entry[0], entry[4]) for entry in found]
     if host[0] in "1:":
-        assert len(tasks()) == before
+        assert len(tasks()) <= before  # others may end
 
 
 @pytest.mark.parametrize("call", ["open", "noop", "look up"])

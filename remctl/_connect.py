@@ -80,7 +80,7 @@ def connect(  # noqa: PLR0917 (all that it takes to connect)
         if error is None:
             return number
         errors.append(error)
-    cause = without_frames(errors[0])
+    cause = errors[0]
     where = cannot_connect(server.host, port or lib.REMCTL_PORT)
     text = f"{where}: {reason(cause)}"
     raise failure(text, "connect", cause) from cause
@@ -156,8 +156,9 @@ def connect_port(  # noqa: PLR0917 (all that it takes to connect)
             ):
                 return None  # accepted, then reset: Connection.open() tries again
             if sockets:
-                sockets[-1].close()
-            last_error = error
+                close_socket(sockets[-1])
+            # Its frames would keep the client until garbage is collected.
+            last_error = without_frames(error)
             log.debug("%s port %d: %s", address[0], port, reason(error))
         else:
             log.debug("connected to %s port %d", address[0], port)
@@ -174,8 +175,15 @@ def add_socket(sockets: list[Socket], family: int) -> None:
         copy = _socket.dup(sockets[-1].fileno())
         sockets.append(_socket.socket(family, _socket.SOCK_STREAM, 0, copy))
     for each in sockets[:-1]:
-        if each.fileno() >= 0:
-            lib.shim_vacate(each.detach())
+        close_socket(each)
+
+
+def close_socket(sock: Socket) -> None:
+    """Close a socket.  One in the place of a standard descriptor leaves no hole."""
+    if 0 <= sock.fileno() <= STDERR_FILENO:
+        lib.shim_vacate(sock.detach())
+    else:
+        sock.close()
 
 
 def connect_socket(

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import copy
+import gc
 import pickle
 import socket
 import sys
@@ -14,6 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Callable
 
 import pytest
+from names import names
 from stages import PRINCIPAL, STAGES, in_use, open_on, wait_for_release
 from support import HANG, collect, run_python
 
@@ -37,6 +39,22 @@ def is_not_open(client: remctl.Remctl) -> bool:
 
 
 # Closing and half-made objects
+
+
+def test_an_address_that_refuses_leaves_no_cycle(server: Server) -> None:
+    """The client is freed when it is dropped, and so is a place in a pool."""
+    with names().know("two.invalid", "::1", "127.0.0.1"):
+        client = remctl.Remctl()
+        client.open("two.invalid", server.port, server.principal)
+    dropped = weakref.ref(client)
+    gc.disable()
+    try:
+        del client
+        if sys.implementation.name == "pypy":
+            collect()
+        assert dropped() is None
+    finally:
+        gc.enable()
 
 
 def test_close_twice(server: Server) -> None:

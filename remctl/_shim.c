@@ -1685,10 +1685,11 @@ octets_wanted(shim_connection *c)
     length = token_length(head);
     if (length > TOKEN_MAX_LENGTH || n >= TOKEN_HEADER + (ssize_t) length)
         return 0;
-    if (ioctl(c->fd, FIONREAD, &available) == 0
-        && available >= TOKEN_HEADER + (int) length)
-        return 0;
-    return TOKEN_HEADER + (int) length;
+    if (ioctl(c->fd, FIONREAD, &available) < 0
+        || available < TOKEN_HEADER + (int) length)
+        return TOKEN_HEADER + (int) length;
+    /* The rest came after the look, which may have seen too little of the head. */
+    return n < (ssize_t) sizeof(head) ? octets_wanted(c) : 0; /* guard 73 */
 }
 
 /* OK if the next token can be read without blocking, WAIT if more must come,

@@ -183,7 +183,13 @@ def command(command: Iterable[object]) -> list[bytes]:
     except TypeError:
         text = f"command must be a sequence or iterator{meant(command)}"
         raise TypeError(text) from None
-    arguments = [argument(item, number) for number, item in enumerate(items)]
+    arguments = [
+        # The usual case without a call.
+        item.encode("utf-8", "surrogateescape")
+        if type(item) is str
+        else argument(item, number)
+        for number, item in enumerate(items)
+    ]
     if not arguments:  # guard 55
         raise ValueError("command must not be empty")
     size = command_size(arguments)
@@ -213,8 +219,6 @@ def meant(command: object) -> str:
 
 def argument(item: object, number: int) -> bytes:
     """Return a command's argument, counted by ``number`` from 0, as it is sent."""
-    if type(item) is str:  # the usual case first: checking for os.PathLike is slow
-        return item.encode("utf-8", "surrogateescape")
     if isinstance(item, bytes):
         return item
     if isinstance(item, (bytearray, memoryview)):

@@ -7,7 +7,7 @@ import asyncio
 import select
 from typing import TYPE_CHECKING, TypeVar
 
-from remctl._waiting import Readiness
+from remctl._waiting import NEVER, Readiness
 
 if TYPE_CHECKING:
     from remctl._waiting import Steps
@@ -49,13 +49,29 @@ async def until_ready(readiness: Readiness) -> None:
     add, remove = loop.add_reader, loop.remove_reader
     if readiness.events == select.POLLOUT:
         add, remove = loop.add_writer, loop.remove_writer
-    add(readiness.fd, finish, future, True)
-    timer = loop.call_later(readiness.deadline.longest_wait(), finish, future, False)
+    timer = None
+    add(readiness.fd, read, readiness, future)
     try:
+        if readiness.deadline is not NEVER:
+            seconds = readiness.deadline.longest_wait()
+            timer = loop.call_later(seconds, finish, future, False)
         readiness.ready = await future
     finally:
-        timer.cancel()
+        if timer is not None:
+            timer.cancel()
         remove(readiness.fd)
+
+
+def read(readiness: Readiness, future: asyncio.Future[bool]) -> None:
+    """Read what has come, and end the wait if that ends it, or is interrupted."""
+    if future.done():
+        return
+    try:
+        if readiness.read():
+            finish(future, True)
+    except BaseException:
+        finish(future, True)
+        raise
 
 
 def finish(future: asyncio.Future[bool], result: bool) -> None:

@@ -7,7 +7,7 @@ from remctl import _arguments
 from remctl._connection import Connection
 from remctl._exceptions import RemctlError, RemctlNotOpenedError, RemctlProtocolError
 from remctl._explain import peer
-from remctl._ffi import lib, unsupported_ccache
+from remctl._ffi import generation, lib, unsupported_ccache
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -69,13 +69,13 @@ def of_this_process(states: dict[int, T], make: Callable[[], T]) -> T:
 
     All threads of a process get the same one.
     """
-    process = lib.shim_process()  # guard 47e
-    if process not in states:
-        states.setdefault(process, make())
+    ours = generation[0]  # guard 47e
+    if ours not in states:
+        states.setdefault(ours, make())
         for other in list(states):
-            if other != process:
+            if other != ours:
                 states.pop(other, None)
-    return states[process]
+    return states[ours]
 
 
 class RemctlBase:
@@ -308,12 +308,17 @@ class RemctlBase:
 
     def _begin_call(self) -> list[RemctlError | str]:
         """Drop a connection that cannot be used; return where to record an error."""
-        if self._is_inherited():
-            self.close()
-        # If a second interrupt has kept a call from it.
-        self._drop_broken(self._last_error)
-        self._last_error_of_call = self._last_error
-        return self._last_error_of_call
+        connection = self._connection
+        if connection is not None:
+            if connection.inherited:
+                if not connection.closed:
+                    self.close()
+            elif connection.in_flight or connection.pending:
+                # If a second interrupt has kept a call from it.
+                self._drop_broken(self._last_error)
+        last_error = self._last_error
+        self._last_error_of_call = last_error
+        return last_error
 
     def _record(
         self, error: BaseException, last_error: list[RemctlError | str]
@@ -405,6 +410,3 @@ class RemctlBase:
         if connection is None or connection.closed:
             raise self._not_opened()
         return connection
-
-    def _noop(self) -> Steps[bool]:
-        return (yield from self._opened_connection().noop(self._timeout))

@@ -17,9 +17,9 @@ from remctl._base import (
     check_call,
 )
 from remctl._exceptions import RemctlError, RemctlProtocolError
+from remctl._ffi import generation
 from remctl._public import publish
-from remctl._results import Reply
-from remctl._waiting import block
+from remctl._waiting import block, deadline_after
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -207,7 +207,7 @@ class Remctl(RemctlBase):
         """
         self._opened_connection()
         arguments = _arguments.command(command)
-        self._exclusively(lambda: self._command(arguments))
+        self._exclusively(self._command, arguments)
 
     def output(self) -> RemctlOutput:
         """Read the next output token of the current command.
@@ -250,7 +250,7 @@ class Remctl(RemctlBase):
         """
         self._opened_connection()
         arguments = _arguments.command(command)
-        return self._exclusively(lambda: self._run(arguments))
+        return self._exclusively(self._run, arguments)
 
     def noop(self) -> bool:
         """Keep the connection alive by exchanging NOOP messages with the server.
@@ -269,7 +269,7 @@ class Remctl(RemctlBase):
         MESSAGE_NOOP).
 
         """
-        return self._drive(self._noop())
+        return self._exclusively(self._ask)
 
     def __iter__(self) -> Iterator[RemctlOutput]:
         """Read the current command's tokens, up to its status or error token.
@@ -301,18 +301,19 @@ class Remctl(RemctlBase):
     def _lock(self) -> threading.RLock:
         # An RLock, as it knows whether this thread holds it.  A flag of our own could
         # be wrong, as a signal may come before or after it is set.
-        return self._of_this_process(threading.RLock)
+        # The first part saves the usual case two calls.
+        lock: threading.RLock | None = self._in_process.get(generation[0])
+        return lock or self._of_this_process(threading.RLock)
 
     def _command(self, arguments: list[bytes], must_finish: bool = False) -> Connection:
         connection = self._opened_connection()
-        if not connection.command_now(arguments, must_finish):
-            self._block(connection.command_later(arguments, self._timeout))
+        unsent = connection.command_now(arguments, must_finish)
+        if unsent is not None:
+            self._block(connection.command_later(unsent, self._timeout))
         return connection
 
     def _output(self) -> RemctlOutput:
-        return self._next_token(self._readable_connection())
-
-    def _next_token(self, connection: Connection) -> RemctlOutput:
+        connection = self._readable_connection()
         # Fast path, without a generator: the token is usually buffered.
         token = connection.output_now()
         if token is not None:
@@ -323,14 +324,24 @@ class Remctl(RemctlBase):
         # Its own connection to the end, so that a close() after the command was sent is
         # an error in the reply, and not a call without a connection.
         connection = self._command(arguments, must_finish=True)
-        reply = Reply()
-        while True:
-            result = reply.add(self._next_token(connection))
-            if result is not None:
-                return result
+        timeout = self._timeout
+        deadline = deadline_after(timeout)
+        result = connection.reply_now(deadline)
+        if result is not None:
+            return result
+        return self._block(connection.reply_later(timeout, deadline))
+
+    def _ask(self) -> bool:
+        connection, timeout = self._opened_connection(), self._timeout
+        deadline = connection.idle_deadline(timeout)
+        answered = connection.noop_now(deadline)
+        if answered is not None:
+            return answered
+        return self._block(connection.noop_later(timeout, deadline))
 
     def _drive(self, steps: Steps[T]) -> T:
-        return self._exclusively(lambda: self._block(steps))
+        result: T = self._exclusively(self._block, steps)
+        return result
 
     def _block(self, steps: Steps[T]) -> T:
         # In a generator, whose gi_running tells for certain whether this call is still
@@ -340,7 +351,7 @@ class Remctl(RemctlBase):
         (result,) = waiting
         return result
 
-    def _exclusively(self, function: Callable[[], T]) -> T:
+    def _exclusively(self, function: Callable[..., T], *arguments: object) -> T:
         """Call ``function`` while no other thread uses the connection."""
         lock = self._lock
         while holds(lock):
@@ -360,7 +371,7 @@ class Remctl(RemctlBase):
         with lock:  # guard 6
             last_error = self._begin_call()
             try:
-                result = function()
+                result: T = function(*arguments)
                 last_error[0] = NO_ERROR
                 return result  # noqa: TRY300 (so that no token is lost)
             except BaseException as error:

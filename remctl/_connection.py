@@ -12,11 +12,12 @@ from __future__ import annotations
 import math
 import os
 import select
+import struct
 from errno import ECONNRESET
 
 from remctl import _explain
 from remctl._arguments import command_size
-from remctl._connect import connect, prepare, resolve, without_frames
+from remctl._connect import close_socket, connect, prepare, resolve, without_frames
 from remctl._exceptions import RemctlError, RemctlTimeoutError
 from remctl._explain import (
     AUTHENTICATING,
@@ -27,16 +28,32 @@ from remctl._explain import (
     RESOLVING,
     SENDING,
 )
-from remctl._ffi import ffi, lib, new_connection, to_text
+from remctl._ffi import ffi, generation, lib, new_connection, to_text
 from remctl._jobs import finish, pause
 from remctl._log import DEBUG, Log, enabled, modules
-from remctl._results import ErrorCode, RemctlOutput, Stream
-from remctl._waiting import CHECKPOINT, Deadline, IdleDeadline, Readiness, poll
+from remctl._results import (
+    ErrorCode,
+    RemctlOutput,
+    RemctlSimpleResult,
+    Stream,
+    as_error,
+)
+from remctl._waiting import (
+    CHECKPOINT,
+    NEVER,
+    UNKNOWN,
+    Deadline,
+    Gathering,
+    IdleDeadline,
+    Readiness,
+    deadline_after,
+    first_gathering,
+    poll,
+)
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     import socket
-    from typing import Callable
 
     from remctl._arguments import Server
     from remctl._connect import Address, Socket
@@ -45,13 +62,22 @@ if TYPE_CHECKING:
     from remctl._stage import Stage
     from remctl._waiting import Steps, T, Wait
 
+    # The arguments one after the other, their lengths, and how many there are.
+    Packed = tuple[bytes, bytes, int]
+
 # Module globals, as every token needs them and looking them up in lib takes longer.
 SHIM_OK = lib.SHIM_OK
 SHIM_WAIT = lib.SHIM_WAIT
+SHIM_MORE = lib.SHIM_MORE
 SHIM_BLOCKS = lib.SHIM_BLOCKS
 OUTPUT = lib.REMCTL_OUT_OUTPUT
+STATUS = lib.REMCTL_OUT_STATUS
 
-UNKNOWN = -1  # none of the shim's outcomes
+# The seconds for which reading tokens keeps other tasks of an event loop waiting.
+LONGEST_TURN = 0.001
+
+# The octets of a reply for which its memory is kept for the next one.
+LARGE_REPLY = 16 * 1024
 
 DONE = RemctlOutput("done")
 STREAMS = {int(stream): stream for stream in Stream}
@@ -95,7 +121,7 @@ class Connection:
         self.log = Log(server.host, server.port or lib.REMCTL_PORT)
         # Kept, so that another attempt does not wait for the name service again.
         self._addresses: list[Address] | None = None
-        self._process = lib.shim_process()
+        self._generation = generation[0]
         self.closed = False
         # After an error for a command of several tokens: the server may send an error
         # for each token, which would be read as replies to later commands.
@@ -103,10 +129,11 @@ class Connection:
         # After any other error: the server may have more to say, even if it is silent
         # now.  Its answer to a NOOP comes after all of that.
         self._needs_noop = False
-        # What is known about the next token, as an outcome of shim_output(): SHIM_WAIT
-        # or SHIM_BLOCKS if it is not there yet, SHIM_OK if output() has just returned
-        # one that was there.
+        # What is known about the next token, as the outcome of the last look for it:
+        # SHIM_OK if output() has just returned one that was there.
         self._availability = UNKNOWN
+        # When other tasks have last had a turn between two tokens that were there.
+        self._turn = 0.0
         # C memory, and the object that releases its contents when it is dropped.
         self._handle: ShimHandle | None = None
         self._owner: CData | None = None
@@ -139,7 +166,9 @@ class Connection:
     @property
     def usable(self) -> bool:
         """Whether another command may be sent, as far as is known without I/O."""
-        return not (self.closed or self._out_of_step or self.inherited)
+        return not (
+            self.closed or self._out_of_step or self._generation != generation[0]
+        )
 
     @property
     def in_step(self) -> bool:
@@ -149,7 +178,7 @@ class Connection:
     @property
     def inherited(self) -> bool:
         """Whether it was made by another process, from which this one was forked."""
-        return bool(self._process != lib.shim_process())
+        return self._generation != generation[0]
 
     def fileno(self) -> int:
         """Return the connection's descriptor, -1 if there is none."""
@@ -229,10 +258,11 @@ class Connection:
         left = deadline.left()
         return (yield from self._connect(0 if left == math.inf else max(left, 0.001)))
 
-    def command_now(self, arguments: list[bytes], must_finish: bool) -> bool:
-        """Send a command (remctl_commandv); return False if that has to wait.
+    def command_now(self, arguments: list[bytes], must_finish: bool) -> Packed | None:
+        """Send a command (remctl_commandv).
 
-        The caller must then drive command_later().
+        Returns it, packed, if that has to wait: the caller must then drive
+        command_later().
         """
         self._check_no_reply_pending()  # guard 30
         self._check_identity()  # guard 19b
@@ -240,31 +270,34 @@ class Connection:
         self.must_finish = must_finish
         self._doing = SENDING
         self.in_flight = True  # guard 36
+        packed = pack(arguments)
         if self._protocol1_port is not None or self._needs_noop:  # guard 64a
-            return False
-        return self._send_now(arguments)
+            return packed
+        return None if self._send_now(packed) else packed
 
-    def _send_now(self, arguments: list[bytes]) -> bool:
+    def _send_now(self, command: Packed) -> bool:
         """Send a command; return False, with nothing sent, if that may block."""
-        outcome = send(lib.shim_command, self._open_handle(), arguments)
+        outcome = lib.shim_command(self._open_handle(), *command)
         if outcome == SHIM_BLOCKS:
             return False
-        self._sent(outcome, arguments)
+        self._sent(outcome, command)
         if self.must_finish:
-            # run() reads at once, before any reply can have come: save the attempt.
+            # The asyncio twin's run() comes before any reply can: save the attempt.
             self._availability = SHIM_WAIT
         return True
 
-    def command_later(self, arguments: list[bytes], timeout: float) -> Steps[None]:
+    def command_later(self, command: Packed, timeout: float) -> Steps[None]:
         """Send the command that command_now() could not send at once."""
         if self._needs_noop:
             # A stock remctld answers some commands with an error and then something
             # else.  It handles messages in order, so its answer to a NOOP comes after
             # all of that.
             self._doing = PROVING
-            yield from self._exchange_noop(timeout)
+            self._begin_noop()
+            deadline = self.idle_deadline(timeout)
+            self._answered((yield from self._finish_noop(timeout, deadline)))
             self._doing = SENDING
-            if self._send_now(arguments):
+            if self._send_now(command):
                 return
         if self._protocol1_port is None:
             handle = self._open_handle()
@@ -273,20 +306,21 @@ class Connection:
             # libremctl also waits for the server's MIC of the command, and its socket
             # does not tell us when.
             self._doing = READING
-        begun = send(lib.shim_begin_command, handle, arguments)
+        begun = lib.shim_begin_command(handle, *command)
         outcome = yield from self._in_time(
             finish(handle, begun, IdleDeadline(handle, timeout)), timeout
         )
-        self._sent(outcome, arguments)
+        self._sent(outcome, command)
 
-    def _sent(self, outcome: int, arguments: list[bytes]) -> None:
+    def _sent(self, outcome: int, command: Packed) -> None:
         if outcome != SHIM_OK:
             raise self._failure(outcome)
         # Here and in _token(), calling enabled() alone would cost each command more.
         if "logging" in modules and enabled(DEBUG):
-            octets = sum(map(len, arguments))
-            self.log.debug("sent %d arguments, %d octets", len(arguments), octets)
+            octets, _, count = command
+            self.log.debug("sent %d arguments, %d octets", count, len(octets))
         self._doing = READING
+        self._availability = UNKNOWN
         self.pending = True
         self.in_flight = False
 
@@ -312,9 +346,11 @@ class Connection:
         raise self._failure(outcome)
 
     def output(self, timeout: float) -> Steps[RemctlOutput]:
-        """Return the next token, and let other tasks run between two tokens."""
-        if self._availability == SHIM_OK:
+        """Return the next token, and let other tasks run every now and then."""
+        # Not after each token, as that takes longer than the token itself.
+        if self._availability == SHIM_OK and lib.shim_now() - self._turn > LONGEST_TURN:
             yield CHECKPOINT
+            self._turn = lib.shim_now()
         token = self.output_now()
         if token is None:
             return (yield from self.output_later(timeout))
@@ -332,44 +368,148 @@ class Connection:
         try:
             outcome, self._availability = self._availability, UNKNOWN
             while outcome == SHIM_WAIT:
-                if deadline.passed():  # guard 43
-                    silence = lib.shim_silence(handle)
-                    if not 0 <= silence < timeout:
-                        raise self._late(timeout)
-                    deadline = Deadline(timeout - silence)
+                deadline = self._extend(handle, timeout, deadline)
                 yield from self._wait_for(
                     Readiness(lib.shim_fileno(handle), select.POLLIN, deadline)
                 )
                 outcome = lib.shim_output(handle)
             if outcome == SHIM_BLOCKS:
-                begun = lib.shim_begin_output(handle)
-                outcome = yield from self._in_time(
-                    finish(handle, begun, IdleDeadline(handle, timeout)), timeout
-                )
+                outcome = yield from self._read_slowly(handle, timeout)
             if outcome != SHIM_OK:
                 raise self._failure(outcome)
             return self._token(handle)
         finally:
             lib.shim_release(handle)
 
+    def reply_now(self, deadline: Deadline) -> RemctlSimpleResult | None:
+        """Return the result of a command, or None if the wait for it goes on.
+
+        The caller must then drive reply_later().
+        """
+        self.in_flight = True
+        handle = self._handle
+        if handle is None:
+            raise self._failure(lib.SHIM_CLOSED)
+        try:
+            outcome = lib.shim_gather(handle, first_gathering(deadline))
+            if outcome == SHIM_OK:
+                return self._result(handle)
+            self._availability = outcome
+        except BaseException:
+            lib.shim_forget(handle)
+            raise
+        return None
+
+    def reply_later(
+        self, timeout: float, deadline: Deadline
+    ) -> Steps[RemctlSimpleResult]:
+        """Return the result of a command, however long that takes."""
+        handle = self._open_handle()
+        if not lib.shim_hold(handle):
+            raise self._failure(lib.SHIM_CLOSED)
+        try:
+            outcome, self._availability = self._availability, UNKNOWN
+            while outcome != SHIM_OK:
+                if outcome == UNKNOWN:
+                    outcome = lib.shim_gather(handle, 0)
+                elif outcome in {SHIM_WAIT, SHIM_MORE}:
+                    deadline = self._extend(handle, timeout, deadline)
+                    gathering = Gathering(handle, deadline)
+                    yield from self._wait_for(gathering)
+                    outcome = gathering.outcome
+                elif outcome == SHIM_BLOCKS:
+                    outcome = yield from self._read_slowly(handle, timeout)
+                    if outcome == SHIM_OK:
+                        outcome = lib.shim_keep(handle)
+                    if outcome == SHIM_MORE:
+                        outcome = UNKNOWN  # of the next token
+                    deadline = deadline_after(timeout)
+                else:
+                    raise self._failure(outcome)
+            return self._result(handle)
+        except BaseException:
+            lib.shim_forget(handle)
+            raise
+        finally:
+            lib.shim_release(handle)
+
+    def _extend(
+        self, handle: ShimHandle, timeout: float, deadline: Deadline
+    ) -> Deadline:
+        """Return until when to wait if the server is silent from now on.
+
+        Raises RemctlTimeoutError if it was silent for too long.
+        """
+        if not deadline.passed():  # guard 43
+            return deadline
+        silence = lib.shim_silence(handle)
+        if not 0 <= silence < timeout:
+            raise self._late(timeout)
+        return Deadline(timeout - silence)
+
+    def _read_slowly(self, handle: ShimHandle, timeout: float) -> Steps[int]:
+        """Read a token that cannot come as a whole before something is read."""
+        begun = lib.shim_begin_output(handle)
+        steps = finish(handle, begun, IdleDeadline(handle, timeout))
+        return (yield from self._in_time(steps, timeout))
+
+    def noop_now(self, deadline: Deadline) -> bool | None:
+        """Exchange NOOP messages (remctl_noop); return False if the server cannot.
+
+        None if the wait for the answer goes on: the caller must then drive
+        noop_later().
+        """
+        if not self._may_ask():
+            return False
+        handle = self._open_handle()
+        try:
+            self._begin_noop()
+            outcome = lib.shim_finish(handle, first_gathering(deadline))
+            return None if outcome == SHIM_WAIT else self._end_noop(outcome)
+        except BaseException:
+            lib.shim_abandon(handle)
+            raise
+
     def noop(self, timeout: float) -> Steps[bool]:
         """Exchange NOOP messages (remctl_noop); return False if the server cannot."""
+        if not self._may_ask():
+            return False
+        self._begin_noop()
+        return (yield from self.noop_later(timeout, self.idle_deadline(timeout)))
+
+    def noop_later(self, timeout: float, deadline: Deadline) -> Steps[bool]:
+        """Wait for the answer to NOOP; return False if the server cannot."""
+        return self._end_noop((yield from self._finish_noop(timeout, deadline)))
+
+    def idle_deadline(self, timeout: float) -> Deadline:
+        """Return a deadline for a call that begins now, NEVER for 0."""
+        return IdleDeadline(self._open_handle(), timeout) if timeout else NEVER
+
+    def _may_ask(self) -> bool:
+        """Prepare for noop(); return False if the server does not know NOOP."""
         self._check_no_reply_pending()  # guard 39
         if self._protocol1_port is not None:
             return False
         self._doing = EXCHANGING_NOOP
         self.in_flight = True  # guard 21
-        answered = yield from self._exchange_noop(timeout)
+        return True
+
+    def _begin_noop(self) -> None:
+        outcome = lib.shim_begin_noop(self._open_handle())
+        if outcome != SHIM_OK:
+            raise self._failure(outcome)
+
+    def _finish_noop(self, timeout: float, deadline: Deadline) -> Steps[int]:
+        steps = finish(self._open_handle(), SHIM_OK, deadline)
+        return (yield from self._in_time(steps, timeout))
+
+    def _end_noop(self, outcome: int) -> bool:
+        answered = self._answered(outcome)
         self.in_flight = False
         return answered
 
-    def _exchange_noop(self, timeout: float) -> Steps[bool]:
-        handle = self._open_handle()
-        begun = lib.shim_begin_noop(handle)
-        outcome = yield from self._in_time(
-            finish(handle, begun, IdleDeadline(handle, timeout)), timeout
-        )
-        if outcome not in (SHIM_OK, lib.SHIM_UNSUPPORTED):
+    def _answered(self, outcome: int) -> bool:
+        if outcome not in {SHIM_OK, lib.SHIM_UNSUPPORTED}:
             raise self._failure(outcome)
         self._needs_noop = False
         return bool(outcome == SHIM_OK)
@@ -401,7 +541,7 @@ class Connection:
             self._new_handle(sockets[-1].fileno(), self._ccache)
         finally:
             for each in sockets:
-                each.close()
+                close_socket(each)
         return port
 
     def _new_handle(self, fd: int, ccache: str | None) -> ShimHandle:
@@ -481,32 +621,59 @@ class Connection:
     def _token(self, handle: ShimHandle) -> RemctlOutput:
         """Return the token that was read, and update the connection's state."""
         kind = handle.type
-        if kind == lib.REMCTL_OUT_DONE:
+        if kind == OUTPUT:
+            length = handle.length
+            data = ffi.unpack(handle.data, length) if length else b""  # guard 15
+            stream = STREAMS[handle.stream]
+            # Not RemctlOutput(), which takes twice as long.
+            fields = ("output", data, stream, None, None)  # guard 14
+            token = tuple.__new__(RemctlOutput, fields)
+            self.in_flight = False
+            return token
+        if kind == STATUS:
+            return RemctlOutput("status", status=self._status(handle))
+        return self._error(handle)
+
+    def _status(self, handle: ShimHandle) -> int:
+        """Return the status that was read, which ends the reply."""
+        status = handle.status
+        if "logging" in modules and enabled(DEBUG):
+            self.log.debug("received status %d", status)
+        self._end_reply()
+        return status
+
+    def _error(self, handle: ShimHandle) -> RemctlOutput:
+        """Return the error token that was read, which ends the reply."""
+        if handle.type == lib.REMCTL_OUT_DONE:
             text = f"the reply of {self.log.peer} has no status"
             raise RemctlError(text, "reply")
-        length = handle.length
-        data = ffi.unpack(handle.data, length) if length else b""  # guard 15
-        if kind == OUTPUT:
-            token = RemctlOutput("output", data, STREAMS[handle.stream])  # guard 14
-        else:
-            if kind == lib.REMCTL_OUT_STATUS:
-                token = RemctlOutput("status", status=handle.status)
-                if "logging" in modules and enabled(DEBUG):
-                    self.log.debug("received status %d", handle.status)
-            else:
-                code = ERROR_CODES.get(handle.code, handle.code)  # guard 53a
-                token = RemctlOutput("error", data, error=code)
-                if "logging" in modules and enabled(DEBUG):
-                    self.log.debug("received error %d", code)
-                self._out_of_step = bool(handle.many_tokens)  # guard 37b
-                if self._out_of_step:
-                    self.log.warning("%s", _explain.out_of_step(self.log.peer))
-                self._needs_noop = self._protocol1_port is None
-            self.pending = False
-            if self._out_of_step or self._protocol1_port is not None:
-                self._drop_handle()
+        message = ffi.unpack(handle.data, handle.length) if handle.length else b""
+        code = ERROR_CODES.get(handle.code, handle.code)  # guard 53a
+        if "logging" in modules and enabled(DEBUG):
+            self.log.debug("received error %d", code)
+        self._out_of_step = bool(handle.many_tokens)  # guard 37b
+        if self._out_of_step:
+            self.log.warning("%s", _explain.out_of_step(self.log.peer))
+        self._needs_noop = self._protocol1_port is None
+        self._end_reply()
+        return RemctlOutput("error", message, error=code)
+
+    def _end_reply(self) -> None:
+        self.pending = False
+        if self._out_of_step or self._protocol1_port is not None:
+            self._drop_handle()
         self.in_flight = False
-        return token
+
+    def _result(self, handle: ShimHandle) -> RemctlSimpleResult:
+        """Return the result of the command whose reply was gathered."""
+        out, err = handle.out_length, handle.err_length
+        stdout = ffi.unpack(handle.out, out) if out else None
+        stderr = ffi.unpack(handle.err, err) if err else None
+        if out + err > LARGE_REPLY:
+            lib.shim_forget(handle)
+        if handle.type != STATUS:
+            raise as_error(self._error(handle))
+        return RemctlSimpleResult(stdout, stderr, self._status(handle))
 
     def _failure(self, outcome: int) -> Exception:
         """Return the exception for ``outcome``, which is not SHIM_OK."""
@@ -577,14 +744,7 @@ class Connection:
             raise self._late(timeout) from None
 
 
-def send(
-    function: Callable[[ShimHandle, CData, CData, int], int],
-    handle: ShimHandle,
-    arguments: list[bytes],
-) -> int:
-    """Pass pointers to ``arguments`` to a function of the shim that sends a command."""
-    # Not joined into one string: with megabytes, that takes PyPy milliseconds.
-    buffers = [ffi.from_buffer(argument) for argument in arguments]
-    pointers = ffi.new("char *[]", buffers)
-    lengths = ffi.new("size_t[]", [len(argument) for argument in arguments])
-    return function(handle, pointers, lengths, len(buffers))
+def pack(arguments: list[bytes]) -> Packed:
+    """Return ``arguments`` as the shim takes them."""
+    count = len(arguments)
+    return b"".join(arguments), struct.pack(f"{count}I", *map(len, arguments)), count

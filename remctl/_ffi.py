@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "ffi",
+    "generation",
     "lib",
     "new_connection",
     "new_handle",
@@ -23,6 +24,11 @@ __all__ = [
     "to_text",
     "unsupported_ccache",
 ]
+
+# How many forks there were between the process that loaded this and the present one,
+# as the item 0.  A child that was made without fork handlers has its parent's number:
+# there the shim, which looks at the process id, too, refuses each call.
+generation = ffi.addressof(lib, "shim_generation")
 
 # The C memory of a connection, mostly the GSS-API context: PyPy's garbage collector
 # counts it when it decides whether to collect.

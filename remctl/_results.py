@@ -229,6 +229,12 @@ def shown(output: object) -> str:
     return repr(output)
 
 
+def as_error(token: RemctlOutput) -> RemctlProtocolError:
+    """Return the exception for an error token."""
+    message = (token.output or b"").decode("utf-8", "backslashreplace")  # guard 53b
+    return RemctlProtocolError(message, token.error, "reply")
+
+
 class Reply:
     """Collects the output tokens of one command and makes the result of them."""
 
@@ -241,12 +247,10 @@ class Reply:
 
         Raises RemctlProtocolError for an error token.
         """
-        output = token.output or b""
         if token.type == "error":
-            message = output.decode("utf-8", "backslashreplace")  # guard 53b
-            raise RemctlProtocolError(message, token.error, "reply")
+            raise as_error(token)
         if token.type == "output":
-            self._pieces[token.stream].append(output)
+            self._pieces[token.stream].append(token.output or b"")
             return None
         return RemctlSimpleResult(self.stdout, self.stderr, token.status or 0)
 

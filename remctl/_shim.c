@@ -11,9 +11,9 @@
  * the job under way, and the results of the last call; shim_free() releases all
  * three.
  *
- * Only one thread at a time may call shim_command, shim_output, shim_begin_*,
- * shim_end, shim_default_cache, shim_hold and shim_release on a handle (Remctl's
- * lock ensures it).
+ * Only one thread at a time may call shim_command, shim_gather, shim_forget,
+ * shim_output, shim_keep, shim_begin_*, shim_end, shim_finish, shim_default_cache,
+ * shim_hold and shim_release on a handle (Remctl's lock ensures it).
  * Any thread may call the other functions at any time: shim_close() shuts the
  * connection down at once, and its last user frees it.  All calls into libremctl,
  * and all changes of what a connection owns, are made between begin_call() and
@@ -97,6 +97,7 @@ enum shim_outcome {
     SHIM_FAILED,      /* ``error`` says why; the connection cannot be used again */
     SHIM_OK,          /* done */
     SHIM_WAIT,        /* call again when the descriptor is readable */
+    SHIM_MORE,        /* call again: the reply goes on */
     SHIM_BLOCKS,      /* not done, as it may block: begin a job for it */
     SHIM_CLOSED,      /* the connection is closed, or belongs to another process */
     SHIM_UNSUPPORTED, /* the server speaks another protocol version than needed */
@@ -142,6 +143,7 @@ typedef struct shim_connection {
     atomic_int references; /* the handle's, and one for each job */
     atomic_bool closing;
     atomic_ulong received; /* octets that receive() has read */
+    double heard;          /* when a token was last read, by shim_now() */
 
     struct shim_connection *previous, *next; /* in calls, under its mutex */
 } shim_connection;
@@ -156,6 +158,15 @@ typedef struct shim_handle {
     size_t length;
     char *error;
     int many_tokens; /* whether the last command was sent as several tokens */
+
+    /* The output that shim_gather() has read of the reply, on both streams. */
+    char *out;
+    size_t out_length;
+    char *err;
+    size_t err_length;
+    size_t out_room, err_room;
+    bool gathered;        /* to its end, or to a failure */
+    int gathered_outcome; /* of which this is the outcome */
 
     bool held; /* by shim_hold(); an interrupt may have prevented shim_release() */
     shim_connection *connection; /* set once, NULL after free_handle() */
@@ -185,7 +196,7 @@ static struct {
 /* How many forks there were between the process that loaded us and this one.
  * The process id is not enough: a child in a PID namespace of its own may
  * have its parent's. */
-static unsigned int generation;
+static unsigned int shim_generation;
 
 /* How long calls may delay the exit.  A call that waits for the KDC cannot
  * be ended, but does no harm while it sleeps. */
@@ -370,7 +381,7 @@ shim_vacate(int fd)
         fill_standard_descriptors(); /* or the file would get such a number */
         file = open_memory_file();
     }
-    if (file >= 0 && replace_descriptor(fd, file)) /* guard 63d */
+    if (file >= 0 && fd < FIRST_DESCRIPTOR && replace_descriptor(fd, file)) /* guard 63d */
         standard_descriptors.filled[fd] =
             fstat(fd, &standard_descriptors.files[fd]) == 0;
     else
@@ -427,7 +438,7 @@ after_fork_in_child(void)
 
     forget_jobs();
     empty_standard_descriptors();
-    generation++;
+    shim_generation++;
     calls.first = NULL;
     calls.forks = 0;
     calls.forked = none_waiting;
@@ -441,13 +452,6 @@ register_fork_handlers(void)
 }
 
 
-/* Return a number that identifies this process: a forked child has another. */
-static unsigned long long
-shim_process(void)
-{
-    return (unsigned long long) generation << 32 | (unsigned int) getpid();
-}
-
 /* Return the monotonic clock's time in seconds. */
 static double
 shim_now(void)
@@ -458,10 +462,20 @@ shim_now(void)
     return (double) now.tv_sec + (double) now.tv_nsec / 1e9;
 }
 
+/* Wait until one of the ``events`` of poll() comes on a descriptor: 1, or 0 when the
+ * milliseconds are over or a signal has come. */
+static int
+shim_poll(int fd, int events, int milliseconds)
+{
+    struct pollfd wanted = {.fd = fd, .events = (short) events};
+
+    return poll(&wanted, 1, milliseconds) > 0;
+}
+
 static bool
 belongs_to_this_process(const shim_connection *c)
 {
-    if (c->generation != generation) /* guard 47a */
+    if (c->generation != shim_generation) /* guard 47a */
         return false;
     return c->pid == getpid(); /* guard 47b */
 }
@@ -709,7 +723,8 @@ struct work {
     unsigned short port;
     time_t timeout;
     char *host;
-    struct iovec *command; /* followed by the octets */
+    struct iovec *command; /* points into the octets */
+    char *octets;
     size_t count;
 };
 
@@ -754,6 +769,7 @@ free_work(struct job *job)
     free(work->results.error);
     free(work->host);
     free(work->command);
+    free(work->octets);
     free(work);
 }
 
@@ -804,6 +820,22 @@ store_results(shim_handle *h, const struct results *results)
     free(error);
 }
 
+/* The same for the output of a reply. */
+static void
+free_output(shim_handle *h)
+{
+    char *out, *err;
+
+    pthread_mutex_lock(&jobs.mutex);
+    out = h->out;
+    err = h->err;
+    h->out = h->err = NULL;
+    h->out_length = h->err_length = h->out_room = h->err_room = 0;
+    pthread_mutex_unlock(&jobs.mutex);
+    free(out);
+    free(err);
+}
+
 /* Free what the handle refers to.  Called once, by the last call that leaves
  * it. */
 static void
@@ -814,6 +846,7 @@ free_handle(shim_handle *h)
 
     abandon_work(h);
     store_results(h, &none);
+    free_output(h);
     h->connection = NULL;
     if (c == NULL)
         return;
@@ -971,7 +1004,7 @@ shim_init(shim_handle *h, int socket, const char *host, const char *principal,
     c->library_fd = -1;
     c->low_water_mark = 1;
     atomic_init(&c->received, 0);
-    c->generation = generation;
+    c->generation = shim_generation;
     c->pid = getpid();
     atomic_init(&c->users, 1);
     atomic_init(&c->references, 1);
@@ -1074,7 +1107,7 @@ begin_work(shim_handle *h, int (*function)(struct work *), struct work *work)
     work->job.run = (function == NULL) ? NULL : run_work;
     work->job.free = free_work;
     work->function = function;
-    work->generation = generation;
+    work->generation = shim_generation;
     abandon_work(h);
     error = begin_job(&work->job);
     if (error == 0) {
@@ -1158,7 +1191,7 @@ shim_end(shim_handle *h)
     if (!enter_handle(h))
         return SHIM_CLOSED;
     work = h->work;
-    if (work != NULL && work->generation == generation) {
+    if (work != NULL && work->generation == shim_generation) {
         outcome = SHIM_WAIT;
         if (atomic_load(&work->job.ended)) {
             outcome = work->outcome;
@@ -1168,6 +1201,18 @@ shim_end(shim_handle *h)
         }
     }
     return leave_handle(h) ? outcome : SHIM_CLOSED;
+}
+
+/* The same, after a wait of at most so many milliseconds. */
+static int
+shim_finish(shim_handle *h, int milliseconds)
+{
+    int outcome = shim_end(h);
+
+    if (outcome != SHIM_WAIT || milliseconds == 0)
+        return outcome;
+    shim_poll(shim_job_fileno(h), POLLIN, milliseconds);
+    return shim_end(h);
 }
 
 /* Give up the job under way, if there is one. */
@@ -1535,31 +1580,62 @@ send_command(shim_connection *c, struct results *results,
 
 /* The size of a command on the wire, without the headers of its tokens. */
 static size_t
-command_size(const size_t *lengths, size_t count)
+command_size(const struct iovec *command, size_t count)
 {
     size_t i, size = 4;
 
     for (i = 0; i < count; i++)
-        size += 4 + lengths[i];
+        size += 4 + command[i].iov_len;
     return size;
 }
 
-/* Send a command of ``count`` arguments: ``data`` and ``lengths`` have an
- * entry for each.  BLOCKS, and nothing has been sent, if it does not fit
- * into the send buffer. */
+/* Return a command's arguments, whose octets are one after the other, or NULL.
+ * ``lengths`` is an array of uint32_t. */
+static struct iovec *
+split_command(const char *octets, const char *lengths, size_t count)
+{
+    struct iovec *command = malloc(count * sizeof(*command));
+    uint32_t length;
+    size_t i;
+
+    for (i = 0; command != NULL && i < count; i++) {
+        memcpy(&length, lengths + i * sizeof(length), sizeof(length));
+        command[i].iov_base = (char *) octets;
+        command[i].iov_len = length;
+        octets += length;
+    }
+    return command;
+}
+
+/* Prepare for shim_gather(). */
+static void
+begin_reply(shim_handle *h)
+{
+    h->out_length = h->err_length = 0;
+    h->gathered = false;
+}
+
+/* Send a command of ``count`` arguments, as in split_command().  BLOCKS, and nothing
+ * has been sent, if it does not fit into the send buffer. */
 static int
-shim_command(shim_handle *h, char *const *data, const size_t *lengths,
-             size_t count)
+shim_command(shim_handle *h, const char *octets, const char *lengths, size_t count)
 {
     struct results results = {0};
-    struct iovec *vector = NULL;
-    shim_connection *c = enter_open_connection(h);
-    size_t i, size = command_size(lengths, count);
+    struct iovec *command = split_command(octets, lengths, count);
+    shim_connection *c;
+    size_t size;
     int outcome = SHIM_OK;
 
-    if (c == NULL)
+    if (command == NULL)
+        return SHIM_NO_MEMORY;
+    c = enter_open_connection(h);
+    if (c == NULL) {
+        free(command);
         return SHIM_CLOSED;
+    }
     begin_call(c);
+    begin_reply(h);
+    size = command_size(command, count);
     h->many_tokens = size > TOKEN_MAX_DATA - COMMAND_HEADER;
     size += (size / TOKEN_MAX_DATA + 1) * TOKEN_OVERHEAD;
     if (c->fd < 0)
@@ -1568,19 +1644,9 @@ shim_command(shim_handle *h, char *const *data, const size_t *lengths,
         outcome = check_quiet(c, &results);
     if (outcome == SHIM_OK && !fits_send_buffer(c->fd, size))
         outcome = SHIM_BLOCKS;
-    if (outcome == SHIM_OK) {
-        vector = calloc(count, sizeof(*vector));
-        if (vector == NULL)
-            outcome = SHIM_NO_MEMORY;
-    }
-    if (outcome == SHIM_OK) {
-        for (i = 0; i < count; i++) {
-            vector[i].iov_base = data[i];
-            vector[i].iov_len = lengths[i];
-        }
-        outcome = send_command(c, &results, vector, count);
-    }
-    free(vector);
+    if (outcome == SHIM_OK)
+        outcome = send_command(c, &results, command, count);
+    free(command);
     return finish_call(h, c, outcome, &results);
 }
 
@@ -1594,28 +1660,29 @@ send_large_command(struct work *work)
 /* Begin to send a command, which may block.  It is copied, as the caller may
  * leave before the job ends. */
 static int
-shim_begin_command(shim_handle *h, char *const *data, const size_t *lengths,
+shim_begin_command(shim_handle *h, const char *octets, const char *lengths,
                    size_t count)
 {
     struct work *work = new_work();
-    char *octets;
-    size_t i;
+    size_t i, size = 0;
 
     if (work == NULL)
         return SHIM_NO_MEMORY;
     work->count = count;
-    work->command =
-        malloc(count * sizeof(*work->command) + command_size(lengths, count));
-    if (work->command == NULL) {
+    work->command = split_command(octets, lengths, count);
+    for (i = 0; work->command != NULL && i < count; i++)
+        size += work->command[i].iov_len;
+    work->octets = malloc(size + 1);
+    if (work->command == NULL || work->octets == NULL) {
+        free(work->command);
+        free(work->octets);
         free(work);
         return SHIM_NO_MEMORY;
     }
-    octets = (char *) (work->command + count);
-    for (i = 0; i < count; i++) {
-        work->command[i].iov_base = memcpy(octets, data[i], lengths[i]);
-        work->command[i].iov_len = lengths[i];
-        octets += lengths[i];
-    }
+    memcpy(work->octets, octets, size);
+    for (i = 0; i < count; i++)
+        work->command[i].iov_base =
+            work->octets + ((char *) work->command[i].iov_base - octets);
     return begin_connection_work(h, send_large_command, work);
 }
 
@@ -1762,6 +1829,7 @@ read_token(shim_connection *c, struct results *results)
     output->length = 0;
     if (output->type == REMCTL_OUT_STATUS || output->type == REMCTL_OUT_ERROR)
         c->idle = true;
+    c->heard = shim_now();
     return SHIM_OK;
 }
 
@@ -1770,7 +1838,7 @@ read_token(shim_connection *c, struct results *results)
 static void
 after_token(shim_connection *c, int outcome)
 {
-    if (outcome == SHIM_OK && c->fd >= 0)
+    if ((outcome == SHIM_OK || outcome == SHIM_MORE) && c->fd >= 0)
         set_low_water_mark(c, TOKEN_HEADER);
 }
 
@@ -1791,6 +1859,162 @@ shim_output(shim_handle *h)
         outcome = read_token(c, &results);
     after_token(c, outcome);
     return finish_call(h, c, outcome, &results);
+}
+
+/* Add octets to the output of a reply.  Under the mutex when memory moves, so that
+ * a forked child never has a pointer to what has been freed. */
+static bool
+append(char **data, size_t *length, size_t *room, const char *octets, size_t n)
+{
+    if (*length + n > *room) {
+        size_t larger = (*length + n) * 2;
+        char *moved;
+
+        pthread_mutex_lock(&jobs.mutex);
+        moved = realloc(*data, larger);
+        if (moved != NULL) {
+            *data = moved;
+            *room = larger;
+        }
+        pthread_mutex_unlock(&jobs.mutex);
+        if (moved == NULL)
+            return false;
+    }
+    if (n > 0)
+        memcpy(*data + *length, octets, n);
+    *length += n;
+    return true;
+}
+
+/* Add a token to the reply.  OK: it is the last; MORE: it is not. */
+static int
+keep_token(shim_handle *h, const struct results *token)
+{
+    bool kept;
+
+    if (token->type != REMCTL_OUT_OUTPUT)
+        return SHIM_OK;
+    if (token->stream == 1)
+        kept = append(&h->out, &h->out_length, &h->out_room, token->data,
+                      token->length);
+    else
+        kept = append(&h->err, &h->err_length, &h->err_room, token->data,
+                      token->length);
+    return kept ? SHIM_MORE : SHIM_NO_MEMORY;
+}
+
+/* Nothing more is read of this reply. */
+static void
+end_reply(shim_handle *h, int outcome)
+{
+    h->gathered_outcome = outcome;
+    h->gathered = true;
+}
+
+/* Read the tokens that are there, but for no longer than until ``enough``.  The last
+ * one of a reply, or an error, is put into ``results``. */
+static int
+gather_tokens(shim_handle *h, shim_connection *c, struct results *results,
+              double enough)
+{
+    int outcome;
+
+    while ((outcome = token_ready(c)) == SHIM_OK) {
+        outcome = read_token(c, results);
+        if (outcome == SHIM_OK)
+            outcome = keep_token(h, results);
+        if (outcome != SHIM_MORE)
+            break;
+        free(results->data);
+        memset(results, 0, sizeof(*results));
+        if (c->heard >= enough)
+            break;
+    }
+    after_token(c, outcome);
+    return outcome;
+}
+
+/* Wait until something can be read.  False if that was not by ``until``, or a
+ * signal has come. */
+static bool
+wait_for_input(shim_connection *c, double until)
+{
+    double left = until - shim_now();
+
+    return left > 0 && shim_poll(c->fd, POLLIN, (int) (left * 1000) + 1);
+}
+
+/* How long a call may read what a server goes on sending, in seconds: one that must
+ * not wait, and one that may.  A fork waits for it. */
+#define SHORT_READING 0.001
+#define LONG_READING  0.1
+
+/* Read the reply to a command, as far as it comes within so many milliseconds; with
+ * 0, as far as it is there.  OK: all of it, with the output in ``out`` and ``err``
+ * and the last token as from shim_output().  WAIT: no more has come, or a signal
+ * has.  MORE: the server goes on sending, and the caller has other things to look
+ * after.  The outcome of the last call for a reply, a failure too, is returned again
+ * until the next command: an interrupt may have kept the caller from noting it.
+ *
+ * The wait is not inside libremctl, so a fork does not wait for it. */
+static int
+shim_gather(shim_handle *h, int milliseconds)
+{
+    struct results results = {0};
+    const double reading = (milliseconds > 0) ? LONG_READING : SHORT_READING;
+    const double until = shim_now() + milliseconds / 1e3;
+    double enough = 0;
+    shim_connection *c;
+    int outcome;
+
+    if (h->gathered)
+        return h->gathered_outcome;
+    c = enter_open_connection(h);
+    if (c == NULL)
+        return SHIM_CLOSED;
+    do {
+        if (milliseconds > 0 && c->fd >= 0 && !wait_for_input(c, until)) {
+            outcome = SHIM_WAIT;
+            break;
+        }
+        if (enough == 0)
+            enough = shim_now() + reading;
+        begin_call(c);
+        outcome = gather_tokens(h, c, &results, enough);
+        end_call(c);
+    } while (outcome == SHIM_WAIT && milliseconds > 0 && shim_now() < enough);
+    if (outcome == SHIM_OK || outcome == SHIM_FAILED || outcome == SHIM_NO_MEMORY) {
+        store_results(h, &results);
+        end_reply(h, outcome);
+    }
+    return leave_connection(h, c) ? outcome : SHIM_CLOSED;
+}
+
+/* Add the token that a job has read to the reply: OK or MORE, as from
+ * shim_gather(). */
+static int
+shim_keep(shim_handle *h)
+{
+    const struct results token = {
+        .type = h->type, .stream = h->stream, .data = h->data, .length = h->length};
+    int outcome;
+
+    if (!enter_handle(h))
+        return SHIM_CLOSED;
+    outcome = keep_token(h, &token);
+    if (outcome != SHIM_MORE)
+        end_reply(h, outcome);
+    return leave_handle(h) ? outcome : SHIM_CLOSED;
+}
+
+/* Forget the reply, of which the caller has copies or wants none. */
+static void
+shim_forget(shim_handle *h)
+{
+    if (!enter_handle(h))
+        return;
+    free_output(h);
+    leave_handle(h);
 }
 
 /* Read ``length`` octets, or fewer if no more will come. */
@@ -1877,7 +2101,8 @@ read_output(struct work *work)
     return outcome;
 }
 
-/* Begin to read a token for which shim_output() returned BLOCKS. */
+/* Begin to read a token for which shim_output() or shim_gather() returned
+ * BLOCKS. */
 static int
 shim_begin_output(shim_handle *h)
 {
@@ -1955,27 +2180,30 @@ shim_begin_noop(shim_handle *h)
 }
 
 
-/* Return the seconds since the server last sent something, or -1 elsewhere
- * than on Linux.  As poll() does not wake up below the low-water mark, only
- * this tells a slow token from a stalled one. */
+/* Return the seconds since the server last sent something, or a token was last read;
+ * -1 if the connection is closed.  As poll() does not wake up below the low-water
+ * mark, only TCP_INFO tells a slow token from a stalled one. */
 static double
 shim_silence(shim_handle *h)
 {
     double silence = -1;
-
-#if SHIM_LINUX
     shim_connection *c = enter_connection(h);
 
-    if (c != NULL) {
+    if (c == NULL)
+        return silence;
+    silence = shim_now() - c->heard;
+#if SHIM_LINUX
+    {
         struct tcp_info info;
+        double of_tcp;
 
-        if (c->fd >= 0 && get_tcp_info(c, &info))
-            silence = info.tcpi_last_data_recv / 1000.0;
-        leave_connection(h, c);
+        if (c->fd >= 0 && get_tcp_info(c, &info)) {
+            of_tcp = info.tcpi_last_data_recv / 1000.0;
+            silence = of_tcp < silence ? of_tcp : silence;
+        }
     }
-#else
-    (void) h;
 #endif
+    leave_connection(h, c);
     return silence;
 }
 

@@ -2,8 +2,9 @@
 """What a connection waits for, and how a blocking caller waits.
 
 A connection's operations are generators, called steps.  They yield what they wait for:
-the Readiness of a descriptor, or the CHECKPOINT at which other tasks may run.  When
-they are resumed, they check themselves whether it is there or the deadline has passed.
+the Readiness of a descriptor, the Gathering of a reply, or the CHECKPOINT at which
+other tasks may run.  When they are resumed, they check themselves whether it is there
+or the deadline has passed.
 block() drives them in the calling thread, remctl.aio in an event loop.
 """
 
@@ -27,12 +28,15 @@ if TYPE_CHECKING:
     Wait = Union["Readiness", "Checkpoint"]
     Steps = Generator[Wait, None, T]
 
+UNKNOWN = -1  # none of the shim's outcomes
+
 # The most that one wait takes, in seconds: far below what poll() can take.
 LONGEST_WAIT = 3600.0
 
 # The same in the main thread.  A Ctrl-C that comes after Python's last check for
 # signals and before the system call does not end the wait: the next check notices it.
 SIGNAL_CHECK_INTERVAL = 0.2
+FIRST_GATHERING = int(SIGNAL_CHECK_INTERVAL * 1000)
 
 
 class Deadline:
@@ -54,6 +58,14 @@ class Deadline:
     def longest_wait(self) -> float:
         """Return how many seconds to wait at most before the next check."""
         return min(max(self.left(), 0.0), LONGEST_WAIT)
+
+
+NEVER = Deadline(0)
+
+
+def deadline_after(timeout: float) -> Deadline:
+    """Return the deadline after ``timeout`` seconds, NEVER for 0."""
+    return Deadline(timeout) if timeout else NEVER
 
 
 class IdleDeadline(Deadline):
@@ -104,10 +116,40 @@ class Readiness:
         self.cancel = cancel
         self.ready = False
 
+    def read(self) -> bool:
+        """Read what has come to the descriptor; return whether that ends the wait."""
+        return True
+
     def block(self) -> None:
         """Wait.  Signal handlers run in the meantime."""
-        seconds = min(self.deadline.longest_wait(), longest_block())
-        self.ready = poll(self.fd, self.events, seconds)
+        self.ready = poll(self.fd, self.events, longest_block(self.deadline))
+
+
+class Gathering(Readiness):
+    """A wait for the rest of a reply, which it reads.
+
+    ``outcome`` is that of shim_gather(), UNKNOWN if an interrupt has kept it from being
+    noted.
+    """
+
+    def __init__(self, handle: ShimHandle, deadline: Deadline) -> None:
+        """Wait for the reply to the command that was sent on ``handle``."""
+        super().__init__(lib.shim_fileno(handle), select.POLLIN, deadline)
+        self._handle = handle
+        self.outcome = UNKNOWN
+
+    def read(self) -> bool:
+        """Read what has come; return whether that ends the wait."""
+        self.outcome = UNKNOWN
+        self.outcome = lib.shim_gather(self._handle, 0)
+        return self.outcome not in {lib.SHIM_WAIT, lib.SHIM_MORE}
+
+    def block(self) -> None:
+        """Wait, and read.  Signal handlers run in the meantime."""
+        milliseconds = longest_gathering(self.deadline)
+        if not milliseconds:
+            super().block()
+        self.outcome = lib.shim_gather(self._handle, milliseconds)
 
 
 class Checkpoint:
@@ -123,17 +165,44 @@ class Checkpoint:
 CHECKPOINT = Checkpoint()
 
 
-def longest_block() -> float:
+def longest_block(deadline: Deadline = NEVER) -> float:
     """Return how many seconds the calling thread may wait before it looks again."""
+    longest = LONGEST_WAIT
     if _thread.get_ident() == threading.main_thread().ident:
-        return SIGNAL_CHECK_INTERVAL
-    return LONGEST_WAIT
+        longest = SIGNAL_CHECK_INTERVAL
+    return longest if deadline is NEVER else min(deadline.longest_wait(), longest)
+
+
+def longest_gathering(deadline: Deadline) -> int:
+    """Return the same in milliseconds for a wait in C, 0 if it must not wait there."""
+    return to_milliseconds(longest_block(deadline)) if waits_in_c() else 0
+
+
+def first_gathering(deadline: Deadline) -> int:
+    """Return the same for any thread, without asking which one this is."""
+    if not waits_in_c():
+        return 0
+    if deadline is NEVER:
+        return FIRST_GATHERING
+    return to_milliseconds(min(deadline.longest_wait(), SIGNAL_CHECK_INTERVAL))
+
+
+def to_milliseconds(seconds: float) -> int:
+    """Return whole milliseconds, rounded up."""
+    return math.ceil(seconds * 1000)
+
+
+def waits_in_c() -> bool:
+    """Whether a wait may keep the thread: no greenlets are to run meanwhile."""
+    # gevent and eventlet replace these functions, at any time.  eventlet removes
+    # poll() and has a select() of its own.
+    return getattr(getattr(select, "poll", None), "__module__", None) == "select"
 
 
 def poll(fd: int, events: int, seconds: float) -> bool:
     """Wait for ``events`` on ``fd``; return whether they came within ``seconds``."""
-    # Looked up at each call, as gevent and eventlet replace these functions.
-    # eventlet removes poll() and has a select() of its own.
+    if waits_in_c():
+        return bool(lib.shim_poll(fd, events, to_milliseconds(seconds)))
     if hasattr(select, "poll"):
         poller = select.poll()
         poller.register(fd, events)

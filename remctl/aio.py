@@ -44,8 +44,9 @@ from remctl._base import (
     as_protocol_error,
     check_call,
 )
+from remctl._ffi import generation
 from remctl._pool import Line, Place, PoolBase
-from remctl._results import Reply
+from remctl._waiting import deadline_after
 
 if TYPE_CHECKING:
     import socket
@@ -220,8 +221,9 @@ class Remctl(RemctlBase):
         self, arguments: list[bytes], must_finish: bool = False
     ) -> Steps[Connection]:
         connection = self._opened_connection()
-        if not connection.command_now(arguments, must_finish):
-            yield from connection.command_later(arguments, self._timeout)
+        unsent = connection.command_now(arguments, must_finish)
+        if unsent is not None:
+            yield from connection.command_later(unsent, self._timeout)
         return connection
 
     def _output(self) -> Steps[RemctlOutput]:
@@ -230,11 +232,12 @@ class Remctl(RemctlBase):
     def _run(self, arguments: list[bytes]) -> Steps[RemctlSimpleResult]:
         # Its own connection to the end: see remctl.Remctl._run().
         connection = yield from self._command(arguments, must_finish=True)
-        reply = Reply()
-        while True:
-            result = reply.add((yield from connection.output(self._timeout)))
-            if result is not None:
-                return result
+        timeout = self._timeout
+        deadline = deadline_after(timeout)
+        return (yield from connection.reply_later(timeout, deadline))
+
+    def _noop(self) -> Steps[bool]:
+        return (yield from self._opened_connection().noop(self._timeout))
 
     async def _exclusively(
         self, function: Callable[..., Steps[T]], *arguments: object
@@ -289,7 +292,8 @@ class Remctl(RemctlBase):
 
     @property
     def _holds(self) -> Holds:
-        return self._of_this_process(Holds)
+        holds = self._in_process.get(generation[0])  # as in the blocking twin
+        return holds or self._of_this_process(Holds)
 
 
 class Hold:

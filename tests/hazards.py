@@ -179,7 +179,7 @@ HAZARDS: dict[int, Hazard] = {
         [
             Removal(
                 "_connection.py",
-                {"14": 'token = RemctlOutput("output", data, handle.stream, 1)'},
+                {"14": 'fields = ("output", data, stream, 1, None)'},
             ),
         ],
     ),
@@ -454,7 +454,7 @@ HAZARDS: dict[int, Hazard] = {
         "a deadline, fixed before the wait",
         ["client/test_signals.py::test_signals_do_not_put_time_outs_off"],
         [
-            Removal("_connection.py", {"43": "if Deadline(timeout).passed():"}),
+            Removal("_connection.py", {"43": "if not Deadline(timeout).passed():"}),
         ],
     ),
     44: Hazard(
@@ -502,7 +502,7 @@ HAZARDS: dict[int, Hazard] = {
             Removal("_shim.c", {"47a": "if (0)"}),
             Removal("_shim.c", {"47c": "if (taken->fd >= 0)"}),
             Removal("_shim.c", {"47d": ""}),
-            Removal("_base.py", {"47e": "process = 0"}),
+            Removal("_base.py", {"47e": "ours = 0"}),
         ],
     ),
     48: Hazard(
@@ -670,8 +670,7 @@ HAZARDS: dict[int, Hazard] = {
         "it gets others",
         [
             "client/test_processes.py::test_programs_without_standard_streams",
-            "client/test_processes.py::"
-            "test_a_job_beside_a_socket_without_standard_streams",
+            "client/test_processes.py::test_a_job_beside_a_socket_without_standard_streams",
         ],
         [
             Removal("_jobs.c", {"63a": "#define FIRST_DESCRIPTOR 0"}),

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import select
+import struct
 
 from common import HELLO, Turns, arguments, expect
 
@@ -16,22 +17,47 @@ assert client._connection is not None  # noqa: SLF001 (there is no public way)
 handle = client._connection._open_handle()  # noqa: SLF001
 poll = select.poll()
 poll.register(lib.shim_fileno(handle), select.POLLIN)
-buffers = [ffi.from_buffer(argument.encode()) for argument in HELLO]
-pointers = ffi.new("char *[]", buffers)
-lengths = ffi.new("size_t[]", [len(argument) for argument in HELLO])
-turns = Turns(given)
-for _ in turns.turns:
-    turns.start()
-    lib.shim_command(handle, pointers, lengths, len(HELLO))
-    output = b""
-    poll.poll()
-    while (outcome := lib.shim_output(handle)) != lib.SHIM_FAILED:
-        if outcome == lib.SHIM_WAIT:
-            poll.poll()
-        elif handle.type == lib.REMCTL_OUT_OUTPUT:
-            output += ffi.unpack(handle.data, handle.length)
-        else:
-            break
-    turns.stop()
-    expect(b"hello\n", output)
-turns.report()
+
+
+def send(*words: str) -> None:
+    """Send a command."""
+    lengths = struct.pack(f"{len(words)}I", *map(len, words))
+    lib.shim_command(handle, "".join(words).encode(), lengths, len(words))
+
+
+def read() -> bytes | None:
+    """Return the next output, None at the end."""
+    while (outcome := lib.shim_output(handle)) == lib.SHIM_WAIT:
+        poll.poll()
+    if outcome != lib.SHIM_OK or handle.type != lib.REMCTL_OUT_OUTPUT:
+        return None
+    return ffi.unpack(handle.data, handle.length)
+
+
+def command() -> None:
+    """Run small commands."""
+    turns = Turns(given)
+    for _ in turns.turns:
+        turns.start()
+        send(*HELLO)
+        poll.poll()
+        output = b"".join(iter(read, None))
+        turns.stop()
+        expect(b"hello\n", output)
+    turns.report()
+
+
+def tokens() -> None:
+    """Read small tokens, which are all on their way once the first one is there."""
+    turns = Turns(given)
+    for _ in turns.turns:
+        send("tokens", str(given.size))
+        read()
+        turns.start()
+        found = sum(1 for _ in iter(read, None))
+        turns.stop()
+        expect(given.size - 1, found)
+    turns.report(given.size)
+
+
+{"command": command, "tokens": tokens}[given.measure]()

@@ -22,10 +22,12 @@ from remctl import (
     RemctlSimpleResult,
     Stream,
     _arguments,
+    _results,
 )
 from remctl._base import RemctlBase, check_call, without_traceback
 from remctl._client import run_once
 from remctl._connection import DONE, ERROR_CODES, Connection
+from remctl._waiting import NEVER
 
 if TYPE_CHECKING:
     import socket
@@ -34,7 +36,7 @@ if TYPE_CHECKING:
     from typing_extensions import Self
 
     from remctl._arguments import Ccache, Port, Server
-    from remctl._waiting import Steps
+    from remctl._waiting import Deadline, Steps
 
 Token = Union[RemctlOutput, RemctlError]
 Reply = Union[RemctlSimpleResult, RemctlError, Sequence[Token]]
@@ -269,7 +271,7 @@ class FakeConnection(Connection):
         self.in_flight = False
         yield from ()
 
-    def command_now(self, arguments: list[bytes], must_finish: bool) -> bool:
+    def command_now(self, arguments: list[bytes], must_finish: bool) -> None:
         """Take the next reply."""
         self._check_no_reply_pending()
         self.must_finish = must_finish
@@ -277,7 +279,6 @@ class FakeConnection(Connection):
         self._tokens = self._script.reply(self._call(arguments))
         self.pending = True
         self.in_flight = False
-        return True
 
     def output_now(self) -> RemctlOutput:
         """Return the reply's next token, without ever waiting."""
@@ -294,11 +295,33 @@ class FakeConnection(Connection):
         self.in_flight = False
         return token
 
-    def noop(self, timeout: float) -> Steps[bool]:
+    def reply_now(self, deadline: Deadline) -> RemctlSimpleResult:
+        """Return the result of the whole reply, without ever waiting."""
+        reply, result = _results.Reply(), None
+        while result is None:
+            result = reply.add(self.output_now())
+        return result
+
+    def reply_later(
+        self, timeout: float, deadline: Deadline
+    ) -> Steps[RemctlSimpleResult]:
+        """Do the same for the asyncio twin."""
+        yield from ()
+        return self.reply_now(deadline)
+
+    def idle_deadline(self, timeout: float) -> Deadline:
+        """Return NEVER, as nothing waits."""
+        return NEVER
+
+    def noop_now(self, deadline: Deadline) -> bool:
         """Succeed."""
         self._check_no_reply_pending()
-        yield from ()
         return True
+
+    def noop(self, timeout: float) -> Steps[bool]:
+        """Do the same for the asyncio twin."""
+        yield from ()
+        return self.noop_now(NEVER)
 
 
 def tokens(reply: Reply) -> deque[Token]:

@@ -204,6 +204,8 @@ def test_a_loop_that_stopped_between_two_tokens(server: Server) -> None:
 
     stopped = asyncio.new_event_loop()
     stopped.run_until_complete(first())
+    assert client._connection is not None
+    client._connection._turn = 0.0  # others are to have theirs
     call = stopped.create_task(client.output())
     stopped.call_soon(stopped.stop)
     stopped.run_forever()
@@ -368,8 +370,8 @@ def test_outside_of_asyncio(server: Server) -> None:
 
 
 def test_flood_leaves_others_their_turn(scripted: Scripted, loops: LoopKind) -> None:
-    """After each token, also where the next one is there without waiting."""
-    count = 500
+    """After a millisecond, also where the next token is there without waiting."""
+    count = 10_000
     output = ["output", {"size": 1, "repeat": count}]
     flood = scripted(["handshake", "read", output, "status"])
     turns = 0
@@ -388,7 +390,7 @@ def test_flood_leaves_others_their_turn(scripted: Scripted, loops: LoopKind) -> 
             tokens = [token async for token in client]
             beside.cancel()
         assert len(tokens) == count + 1
-        assert turns >= count
+        assert turns > 10
 
     loops.run(main())
 

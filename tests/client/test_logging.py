@@ -384,10 +384,10 @@ def test_close_between_the_command_and_its_reply(
     connection = client._opened_connection()
     command_now = connection.command_now
 
-    def closed_then(*arguments: Any) -> bool:
-        sent = command_now(*arguments)
+    def closed_then(*arguments: Any) -> object:
+        unsent = command_now(*arguments)
         client.close()
-        return sent
+        return unsent
 
     monkeypatch.setattr(connection, "command_now", closed_then)
     with pytest.raises(remctl.RemctlError, match="closed during the call") as caught:
@@ -408,8 +408,9 @@ def test_the_cause_after_an_interrupt(
 
     client = remctl.Remctl(server.host, server.port)
     monkeypatch.setattr(client._opened_connection(), "output_now", stop)
+    client.command(COMMAND)
     with pytest.raises(Stop):
-        client.run(COMMAND)
+        client.output()
     assert client.error() == "Stop"
     with pytest.raises(remctl.RemctlNotOpenedError) as caught:
         client.run(COMMAND)

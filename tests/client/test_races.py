@@ -13,8 +13,7 @@ import pytest
 from support import run_python
 
 import remctl
-from remctl import _client
-from remctl._results import Reply
+from remctl._connection import Connection
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -195,14 +194,14 @@ def test_close_in_the_moment_a_call_ends(
 ) -> None:
     """S44: the call has its result, and error() is as after any close()."""
 
-    class Ending(Reply):
-        def add(self, token: remctl.RemctlOutput) -> Any:
-            result = super().add(token)
-            if result is not None:
-                in_a_thread(client.close)
-            return result
+    read_status = Connection._status
 
-    monkeypatch.setattr(_client, "Reply", Ending)
+    def ending(connection: Connection, handle: Any) -> int:
+        status = read_status(connection, handle)
+        in_a_thread(client.close)
+        return status
+
+    monkeypatch.setattr(Connection, "_status", ending)
     assert client.run(["test", "hello"]).stdout == b"hello world\n"
     assert not client.opened
     assert client.error() == "no currently open connection"

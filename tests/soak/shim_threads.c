@@ -139,11 +139,9 @@ wait_for_job(shim_handle *h, int begun)
 
     if (begun != SHIM_OK)
         return begun;
-    while ((outcome = shim_end(h)) == SHIM_WAIT) {
-        struct pollfd ended = {.fd = shim_job_fileno(h), .events = POLLIN};
-
-        poll(&ended, 1, 1000);
-    }
+    do
+        outcome = shim_finish(h, 1000);
+    while (outcome == SHIM_WAIT);
     return outcome;
 }
 
@@ -166,12 +164,14 @@ finish(shim_handle *h, int begun)
 static int
 send_words(shim_handle *h, const char *name)
 {
-    char *const data[] = {(char *) "test", (char *) name};
-    const size_t lengths[] = {4, strlen(name)};
-    int outcome = shim_command(h, data, lengths, 2);
+    const uint32_t lengths[] = {4, (uint32_t) strlen(name)};
+    char octets[64];
+    int outcome;
 
+    snprintf(octets, sizeof(octets), "test%s", name);
+    outcome = shim_command(h, octets, (const char *) lengths, 2);
     return outcome == SHIM_BLOCKS
-               ? finish(h, shim_begin_command(h, data, lengths, 2))
+               ? finish(h, shim_begin_command(h, octets, (const char *) lengths, 2))
                : outcome;
 }
 
@@ -187,6 +187,22 @@ read_token_or_wait(shim_handle *h, bool may_block)
     return outcome == SHIM_BLOCKS ? finish(h, shim_begin_output(h)) : outcome;
 }
 
+static int
+gather_reply(shim_handle *h)
+{
+    int outcome;
+
+    do {
+        outcome = shim_gather(h, 5);
+        if (outcome == SHIM_BLOCKS) {
+            outcome = finish(h, shim_begin_output(h));
+            if (outcome == SHIM_OK)
+                outcome = shim_keep(h);
+        }
+    } while (outcome == SHIM_WAIT || outcome == SHIM_MORE);
+    return outcome;
+}
+
 /* Run a command, whose reply has two tokens, and exchange NOOPs.  Returns the
  * outcome of the first call that is not OK.  FINALIZED: shim_free() may come
  * meanwhile, and whoever wants the results, or to hold the connection, would
@@ -197,11 +213,18 @@ run_command(shim_handle *h, bool finalized)
     static atomic_uint turn;
     volatile unsigned long long sum = 0;
     bool may_block = finalized || atomic_fetch_add(&turn, 1) % 2;
+    bool gathers = atomic_fetch_add(&turn, 1) % 3 == 0;
     int outcome = send_words(h, "hello");
     int tokens;
     size_t i;
 
-    for (tokens = 0; tokens < 2 && outcome == SHIM_OK; tokens++) {
+    if (outcome == SHIM_OK && gathers) {
+        outcome = gather_reply(h);
+        for (i = 0; outcome == SHIM_OK && !finalized && i < h->out_length; i++)
+            sum += (unsigned char) h->out[i];
+        shim_forget(h);
+    }
+    for (tokens = 0; tokens < 2 && outcome == SHIM_OK && !gathers; tokens++) {
         outcome = read_token_or_wait(h, may_block);
         if (outcome == SHIM_OK && !finalized) {
             sum += (unsigned int) h->type;

@@ -6,7 +6,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, NamedTuple
 
 from contestants import TITLES
-from measures import OURS
+from measures import MIB, OURS
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -19,6 +19,9 @@ FLAT = 8
 
 # The threads of one of remctl.aio's pools at most, and the one of the event loop.
 POOL = 64 + 1
+
+# A small command's time, of the limit.
+COMMAND = {"sync": 1.1, "pypy": 1.05, "aio": 1.12, "pypy_aio": 1.1}
 
 # How much slower PyPy may be than CPython.
 PYPY = 1.2
@@ -51,11 +54,37 @@ def at_least(text: str, value: float, limit: float) -> Goal:
 def judge(results: Results, measures: list[Measure]) -> Iterator[Goal]:
     """Return all goals with what was measured."""
     median, ratio = results.median, results.ratio
+    shim = f" ({TITLES['shim']}: {{:.3g}})".format
+    for ours, limit in COMMAND.items():
+        yield at_most(
+            f"A small command, of the limit, {TITLES[ours]}",
+            ratio("command", ours, "own"),
+            limit,
+            remark=shim(ratio("command", "shim", "own")),
+        )
     yield at_most(
-        "A small command, of the limit",
-        ratio("command", "sync", "own"),
-        1.1,
-        remark=f" ({TITLES['shim']}: {ratio('command', 'shim', 'own'):.3g})",
+        "A small command's client CPU, of C's with its own socket",
+        ratio("command", "sync", "own", "cpu"),
+        2,
+        remark=shim(ratio("command", "shim", "own", "cpu")),
+    )
+    blocking, loop = (
+        median("instructions_command", key, "instructions") / 1e3
+        for key in ("sync", "loop")
+    )
+    yield at_most(
+        f"Instructions for a small command, {TITLES['sync']}",
+        blocking,
+        95,
+        " thousand",
+        shim(median("instructions_command", "shim", "instructions") / 1e3),
+    )
+    yield at_most(
+        f"Instructions for a small command, {TITLES['aio']}",
+        median("instructions_command", "aio", "instructions") / 1e3,
+        170,
+        " thousand",
+        f" (the blocking twin's, and {TITLES['loop']}: {blocking + loop:.3g})",
     )
     for other in ("pyremctl", "open"):
         yield at_least(
@@ -75,6 +104,30 @@ def judge(results: Results, measures: list[Measure]) -> Iterator[Goal]:
         12,
     )
     yield at_most("noop()", median("noop", "sync") * 1e3, 0.5, " ms")
+    threads = f" ({TITLES['threads']}: {ratio('noop', 'threads', 'pyremctl'):.3g})"
+    for ours, noop, token in (("sync", 1.15, 1.5), ("aio", 1.6, 2.5)):
+        yield at_most(
+            f"noop(), of pyremctl's, {TITLES[ours]}",
+            ratio("noop", ours, "pyremctl"),
+            noop,
+            remark=threads,
+        )
+        yield at_most(
+            f"A small token, of pyremctl's, {TITLES[ours]}",
+            ratio("tokens", ours, "pyremctl"),
+            token,
+            remark=shim(ratio("tokens", "shim", "pyremctl")),
+        )
+        yield at_most(
+            f"A small token's client CPU with run(), of pyremctl's, {TITLES[ours]}",
+            ratio("whole_tokens", ours, "pyremctl", "cpu"),
+            1,
+        )
+    yield at_most(
+        "64 MiB with run(): more memory at the peak, of the output's size",
+        median("whole_output", "sync", "memory") / (64 * MIB),
+        2.2,
+    )
     yield at_most(
         "64 MiB of output, of the faster C program",
         median("output", "sync") / min(median("output", c) for c in ("own", "open")),

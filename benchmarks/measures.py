@@ -38,6 +38,7 @@ CPU_MS = Figure("cpu", "client CPU", "ms")
 MEMORY = Figure("memory", "memory", "kB")
 EACH = Figure("memory", "memory of each", "kB", ratio=False)
 PEAK = Figure("memory", "peak resident memory", "MB")
+GROWTH = Figure("memory", "more memory at the peak", "MB")
 THREADS = Figure("threads", "threads", "", ratio=False)
 INSTRUCTIONS = Figure("instructions", "instructions", "")
 
@@ -113,6 +114,7 @@ def full() -> list[Measure]:
             "noop()",
             "noop",
             (SHORT, CPU),
+            contestants=(*ALL, "threads", "loop"),
             turns=3000,
             warm=10000,
         ),
@@ -132,9 +134,31 @@ def full() -> list[Measure]:
             "100,000 output tokens of 8 octets: figures for one token",
             "tokens",
             (SHORT, CPU),
+            contestants=(*ALL, "shim"),
             base="open",
             size=100_000,
             rate="tokens/s",
+        ),
+        Measure(
+            "whole_tokens",
+            "The same with run()",
+            "whole_tokens",
+            (CPU,),
+            contestants=(*OURS, "pyremctl"),
+            base="pyremctl",
+            size=100_000,
+        ),
+        Measure(
+            "whole_output",
+            "64 MiB of output with run()",
+            "whole_output",
+            (LATENCY, CPU_MS, GROWTH),
+            contestants=(*OURS, "pyremctl"),
+            base="pyremctl",
+            size=64 * MIB,
+            turns=5,
+            warm=5,
+            rate="MB/s",
         ),
         *(
             Measure(
@@ -215,7 +239,18 @@ def full() -> list[Measure]:
             "Instructions for a small command",
             "command",
             (INSTRUCTIONS,),
-            contestants=("own", "open", "sync", "aio", "shim"),
+            contestants=("own", "open", "sync", "aio", "shim", "loop"),
+            turns=200,
+            warm=0,
+            counted=True,
+            once=True,
+        ),
+        Measure(
+            "instructions_noop",
+            "Instructions for noop()",
+            "noop",
+            (INSTRUCTIONS,),
+            contestants=("own", "open", "sync", "aio"),
             turns=200,
             warm=0,
             counted=True,
@@ -226,7 +261,19 @@ def full() -> list[Measure]:
             "Instructions for an output token of 8 octets",
             "tokens",
             (INSTRUCTIONS,),
-            contestants=("own", "open", "sync", "aio"),
+            contestants=("own", "open", "sync", "aio", "shim"),
+            size=5000,
+            warm=0,
+            counted=True,
+            once=True,
+        ),
+        Measure(
+            "instructions_whole_token",
+            "The same with run()",
+            "whole_tokens",
+            (INSTRUCTIONS,),
+            contestants=("sync", "aio"),
+            base="sync",
             size=5000,
             warm=0,
             counted=True,
@@ -259,17 +306,22 @@ QUICK_SIZES = {
     "memory512": 2 * MIB,
     "memory1024": 4 * MIB,
     "tokens": 500,
+    "whole_tokens": 500,
+    "whole_output": 4 * MIB,
     "send16": 2 * MIB,
     "sleep200": 20,
     "sleep1000": 50,
     "parallel200": 20,
     "parallel1000": 50,
     "instructions_token": 20,
+    "instructions_whole_token": 20,
 }
 QUICK_CONTESTANTS = {
     "sleep200": ("own", "sync", "pypy"),
-    "instructions_command": ("own", "open"),
+    "instructions_command": ("own", "sync", "aio", "shim", "loop"),
     "instructions_token": ("own", "sync"),
+    "instructions_whole_token": ("sync",),
+    "instructions_noop": ("own",),
 }
 NOT_QUICK = {"sleep1", "sleep8", "sleep64", "parallel1", "parallel64", "send1"}
 

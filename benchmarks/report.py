@@ -38,11 +38,13 @@ other machines'.
 - PyPy has run everything for a while before its figures count. Its memory is mostly the
   nursery of its garbage collector, which is as large as the processor's cache suggests,
   and used up whatever a program does (PYPY_GC_NURSERY sets it).
-- Two rows are no contestants, but show what a figure of ours consists of. "C, own
+- Three rows are no contestants, but show what a figure of ours consists of. "C, own
   socket, and threads" is the limit for a client that Ctrl-C can interrupt: it looks the
-  name up and authenticates in a thread each, as both can block without end inside their
-  libraries. "remctl-cffi's shim alone" is the shortest Python loop that drives this
-  package's C code: no time-outs, no close() from elsewhere, no errors, no results.
+  name up, authenticates and exchanges NOOPs in a thread each, as all three can block
+  without end inside their libraries. "remctl-cffi's shim alone" is the shortest Python
+  loop that drives this package's C code token by token: no time-outs, no close() from
+  elsewhere, no errors, no results. "asyncio alone, one wait" is what an event loop
+  takes to wait once for a pair of sockets, without any client.
 - `import remctl` loads the client when one of its names is first used, so that it is
   the import of a name that is measured.
 - pyremctl holds the GIL, so that its threads run one after the other.

@@ -70,7 +70,8 @@ def command_line(
     contestant: Contestant, measure: Measure, servers: Servers, arguments: list[int]
 ) -> list[str]:
     """Return the command line of a client."""
-    port = servers.token_port if measure.action == "tokens" else servers.port
+    small = measure.action in {"tokens", "whole_tokens"}
+    port = servers.token_port if small else servers.port
     numbers = map(str, [port, *arguments])
     return [*contestant.command, measure.action, servers.host, *numbers]
 

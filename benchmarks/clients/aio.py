@@ -102,6 +102,30 @@ async def tokens(client: remctl.aio.Remctl, given: Arguments) -> None:
     turns.report(given.size)
 
 
+async def whole_tokens(client: remctl.aio.Remctl, given: Arguments) -> None:
+    """Read small tokens with run().  The client sleeps until they are there."""
+    turns = Turns(given)
+    for _ in turns.turns:
+        turns.start()
+        result = await client.run(["tokens", given.size])
+        turns.stop()
+        expect(8 * given.size, len(result.stdout or b""))
+    turns.report(given.size)
+
+
+async def whole_output(client: remctl.aio.Remctl, given: Arguments) -> None:
+    """Read as many octets as come, with run()."""
+    await client.run(HELLO)
+    before = memory()
+    turns = Turns(given)
+    for _ in turns.turns:
+        turns.start()
+        result = await client.run(["head", f"-c{given.size}", "/dev/zero"])
+        turns.stop()
+        expect(given.size, len(result.stdout or b""))
+    turns.report(memory=peak() - before)
+
+
 async def send(client: remctl.aio.Remctl, given: Arguments) -> None:
     """Send a large argument."""
     turns = Turns(given)
@@ -172,6 +196,8 @@ CONNECTED = {
     "noop": noop,
     "output": output,
     "tokens": tokens,
+    "whole_tokens": whole_tokens,
+    "whole_output": whole_output,
     "send": send,
 }
 

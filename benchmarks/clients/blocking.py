@@ -112,6 +112,30 @@ class Blocking:
             expect(given.size - 1, found)
         turns.report(given.size)
 
+    def whole_tokens(self, given: Arguments) -> None:
+        """Read small tokens with run().  The client sleeps until they are there."""
+        client = self._client(given.host, given.port)
+        turns = Turns(given)
+        for _ in turns.turns:
+            turns.start()
+            result = client.run(["tokens", str(given.size)])
+            turns.stop()
+            expect(8 * given.size, len(result.stdout))
+        turns.report(given.size)
+
+    def whole_output(self, given: Arguments) -> None:
+        """Read as many octets as come, with run()."""
+        client = self._client(given.host, given.port)
+        client.run(HELLO)
+        before = memory()
+        turns = Turns(given)
+        for _ in turns.turns:
+            turns.start()
+            result = client.run(["head", f"-c{given.size}", "/dev/zero"])
+            turns.stop()
+            expect(given.size, len(result.stdout))
+        turns.report(memory=peak() - before)
+
     def send(self, given: Arguments) -> None:
         """Send a large argument."""
         client = self._client(given.host, given.port)

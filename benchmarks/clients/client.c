@@ -294,6 +294,16 @@ measure_one(void)
     report(1);
 }
 
+static void *
+exchange_noop(void *connection)
+{
+    const struct connection *c = connection;
+
+    if (!remctl_noop(c->remctl))
+        fail("%s", remctl_error(c->remctl));
+    return NULL;
+}
+
 static void
 measure_noop(void)
 {
@@ -301,8 +311,7 @@ measure_noop(void)
 
     while (done < warm + turns) {
         start();
-        if (!remctl_noop(c.remctl))
-            fail("%s", remctl_error(c.remctl));
+        call(exchange_noop, &c);
         stop();
     }
     remctl_close(c.remctl);

@@ -40,7 +40,6 @@ from remctl._results import (
 )
 from remctl._waiting import (
     CHECKPOINT,
-    NEVER,
     UNKNOWN,
     Deadline,
     Gathering,
@@ -483,7 +482,10 @@ class Connection:
 
     def idle_deadline(self, timeout: float) -> Deadline:
         """Return a deadline for a call that begins now, NEVER for 0."""
-        return IdleDeadline(self._open_handle(), timeout) if timeout else NEVER
+        handle = self._handle  # None between two commands in protocol 1
+        if handle is None or not timeout:
+            return deadline_after(timeout)
+        return IdleDeadline(handle, timeout)
 
     def _may_ask(self) -> bool:
         """Prepare for noop(); return False if the server does not know NOOP."""

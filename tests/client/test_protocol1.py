@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, Callable
 import pytest
 from kerberos import forget_configuration
 from stages import blocked, in_use, wait_for_release
-from support import run_python, wait_until
+from support import HANG, run_python, wait_until
 
 import remctl
 
@@ -172,10 +172,13 @@ def test_an_error_is_never_a_success(scripted: Scripted) -> None:
     assert result == remctl.RemctlSimpleResult(b"Access denied\n", None, 255)
 
 
-def test_noop_is_false_and_changes_nothing(scripted: Scripted) -> None:
+@pytest.mark.parametrize("timeout", [None, HANG])
+def test_noop_is_false_and_changes_nothing(
+    timeout: float | None, scripted: Scripted
+) -> None:
     """S42: noop() is False, at any time and without a connection of its own."""
     server = scripted(SERVE)
-    with remctl.Remctl(HOST, server.port) as client:
+    with remctl.Remctl(HOST, server.port, timeout=timeout) as client:
         assert client.noop() is False
         assert client.output().type == "done"
         client.command(["test", "echo", "a"])

@@ -12,8 +12,9 @@
  * three.
  *
  * Only one thread at a time may call shim_command, shim_gather, shim_forget,
- * shim_output, shim_keep, shim_begin_*, shim_end, shim_finish, shim_default_cache,
- * shim_hold and shim_release on a handle (Remctl's lock ensures it).
+ * shim_output, shim_keep, shim_silence, shim_begin_*, shim_end, shim_finish,
+ * shim_default_cache, shim_hold and shim_release on a handle (Remctl's lock ensures
+ * it).
  * Any thread may call the other functions at any time: shim_close() shuts the
  * connection down at once, and its last user frees it.  All calls into libremctl,
  * and all changes of what a connection owns, are made between begin_call() and

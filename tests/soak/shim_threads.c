@@ -218,6 +218,7 @@ run_command(shim_handle *h, bool finalized)
     int tokens;
     size_t i;
 
+    sum += shim_silence(h) < 0;
     if (outcome == SHIM_OK && gathers) {
         outcome = gather_reply(h);
         for (i = 0; outcome == SHIM_OK && !finalized && i < h->out_length; i++)
@@ -287,7 +288,6 @@ look_on(void *argument)
     while (!atomic_load(&round->over)) {
         sum += shim_fileno(h) < 0;
         shim_wake(h);
-        sum += shim_silence(h) < 0;
         sum += shim_progress(h);
         sum += shim_was_reset(h);
 #ifdef PLANT_A_RACE

@@ -29,6 +29,10 @@ def read() -> bytes | None:
     """Return the next output, None at the end."""
     while (outcome := lib.shim_output(handle)) == lib.SHIM_WAIT:
         poll.poll()
+    if outcome == lib.SHIM_BLOCKS:  # its receive memory is full
+        lib.shim_begin_output(handle)
+        while (outcome := lib.shim_finish(handle, 1000)) == lib.SHIM_WAIT:
+            pass
     if outcome != lib.SHIM_OK or handle.type != lib.REMCTL_OUT_OUTPUT:
         return None
     return ffi.unpack(handle.data, handle.length)

@@ -134,6 +134,7 @@ class Blocking:
             result = client.run(["head", f"-c{given.size}", "/dev/zero"])
             turns.stop()
             expect(given.size, len(result.stdout))
+            del result  # or the next one would come beside it
         turns.report(memory=peak() - before)
 
     def send(self, given: Arguments) -> None:

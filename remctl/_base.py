@@ -280,8 +280,9 @@ class RemctlBase:
         A forked child makes its own: locks held by other threads of the parent are
         never released in the child.
         """
-        state: T = of_this_process(self._in_process, make)
-        return state
+        # The usual case without another call.
+        state: T | None = self._in_process.get(generation[0])
+        return of_this_process(self._in_process, make) if state is None else state
 
     def _is_inherited(self) -> bool:
         """Whether the connection was opened before a fork, by the parent process."""

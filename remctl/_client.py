@@ -17,7 +17,6 @@ from remctl._base import (
     check_call,
 )
 from remctl._exceptions import RemctlError, RemctlProtocolError
-from remctl._ffi import generation
 from remctl._public import publish
 from remctl._waiting import block, deadline_after
 
@@ -301,9 +300,7 @@ class Remctl(RemctlBase):
     def _lock(self) -> threading.RLock:
         # An RLock, as it knows whether this thread holds it.  A flag of our own could
         # be wrong, as a signal may come before or after it is set.
-        # The first part saves the usual case two calls.
-        lock: threading.RLock | None = self._in_process.get(generation[0])
-        return lock or self._of_this_process(threading.RLock)
+        return self._of_this_process(threading.RLock)
 
     def _command(self, arguments: list[bytes], must_finish: bool = False) -> Connection:
         connection = self._opened_connection()

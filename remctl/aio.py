@@ -44,7 +44,6 @@ from remctl._base import (
     as_protocol_error,
     check_call,
 )
-from remctl._ffi import generation
 from remctl._pool import Line, Place, PoolBase
 from remctl._waiting import deadline_after
 
@@ -292,8 +291,7 @@ class Remctl(RemctlBase):
 
     @property
     def _holds(self) -> Holds:
-        holds = self._in_process.get(generation[0])  # as in the blocking twin
-        return holds or self._of_this_process(Holds)
+        return self._of_this_process(Holds)
 
 
 class Hold:

@@ -314,7 +314,8 @@ class Connection:
     def _sent(self, outcome: int, command: Packed) -> None:
         if outcome != SHIM_OK:
             raise self._failure(outcome)
-        # Here and in _token(), calling enabled() alone would cost each command more.
+        # Here, in _status() and in _error(), enabled() alone would cost each command
+        # more.
         if "logging" in modules and enabled(DEBUG):
             octets, _, count = command
             self.log.debug("sent %d arguments, %d octets", count, len(octets))
@@ -386,9 +387,7 @@ class Connection:
         The caller must then drive reply_later().
         """
         self.in_flight = True
-        handle = self._handle
-        if handle is None:
-            raise self._failure(lib.SHIM_CLOSED)
+        handle = self._open_handle()
         try:
             outcome = lib.shim_gather(handle, first_gathering(deadline))
             if outcome == SHIM_OK:

@@ -4,11 +4,11 @@
 from __future__ import annotations
 
 import select
-import struct
 
 from common import HELLO, Turns, arguments, expect
 
 import remctl
+from remctl._connection import pack
 from remctl._ffi import ffi, lib
 
 given = arguments()
@@ -17,12 +17,6 @@ assert client._connection is not None  # noqa: SLF001 (there is no public way)
 handle = client._connection._open_handle()  # noqa: SLF001
 poll = select.poll()
 poll.register(lib.shim_fileno(handle), select.POLLIN)
-
-
-def send(*words: str) -> None:
-    """Send a command."""
-    lengths = struct.pack(f"{len(words)}I", *map(len, words))
-    lib.shim_command(handle, "".join(words).encode(), lengths, len(words))
 
 
 def read() -> bytes | None:
@@ -40,10 +34,11 @@ def read() -> bytes | None:
 
 def command() -> None:
     """Run small commands."""
+    packed = pack([word.encode() for word in HELLO])
     turns = Turns(given)
     for _ in turns.turns:
         turns.start()
-        send(*HELLO)
+        lib.shim_command(handle, *packed)
         poll.poll()
         output = b"".join(iter(read, None))
         turns.stop()
@@ -53,9 +48,10 @@ def command() -> None:
 
 def tokens() -> None:
     """Read small tokens, which are all on their way once the first one is there."""
+    packed = pack([b"tokens", b"%d" % given.size])
     turns = Turns(given)
     for _ in turns.turns:
-        send("tokens", str(given.size))
+        lib.shim_command(handle, *packed)
         read()
         turns.start()
         found = sum(1 for _ in iter(read, None))

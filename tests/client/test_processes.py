@@ -461,6 +461,37 @@ def test_programs_started_do_not_inherit_the_connection(server: Server) -> None:
         assert inherited() == before
 
 
+def run_without_streams(program: str, directory: Path, *arguments: object) -> str:
+    """Run a program without standard streams; return what it writes into a file.
+
+    The file's name is its last argument.
+    """
+    file = directory / "result"
+    shell = ["sh", "-c", 'exec "$@" <&- >&- 2>&-', "sh", sys.executable, "-c", program]
+    command = [*shell, *map(str, arguments), str(file)]
+    subprocess.run(command, cwd=directory, check=True, timeout=HANG)
+    return file.read_text()
+
+
+# How programs begin that open() connections to a server that says nothing.
+OPEN_MUTE = """
+import os, sys, threading, time, remctl
+
+def open_mute(client):
+    try:
+        client.open("127.0.0.1", port, "host/localhost")
+    except remctl.RemctlError:
+        pass
+
+port, file = int(sys.argv[1]), sys.argv[2]
+for name in range(3):  # what Python has opened in their places
+    try:
+        os.close(name)
+    except OSError:
+        pass
+"""
+
+
 def test_programs_without_standard_streams(
     server: Server, scripted: Start, tmp_path: Path
 ) -> None:
@@ -503,34 +534,17 @@ sys.settrace(None)
 with open(file, "wb") as stream:
     stream.write(result)
 """
-    file = tmp_path / "result"
-    shell = ["sh", "-c", 'exec "$@" <&- >&- 2>&-', "sh", sys.executable, "-c", program]
-    command = [*shell, server.host, str(server.port), str(old.port), str(file)]
-    subprocess.run(command, cwd=tmp_path, check=True)
-    assert file.read_bytes() == b"hello world\n0old0"
+    servers = (server.host, server.port, old.port)
+    assert run_without_streams(program, tmp_path, *servers) == "hello world\n0old0"
 
 
 def test_jobs_without_standard_streams(scripted: Start, tmp_path: Path) -> None:
     """Hazard 63: the first of two jobs to end does not free what both need."""
     mute = scripted(*[[["handshake", {"stop": ["hang", 2]}]]] * 2)
-    program = """
-import os, sys, threading, time, remctl
-
+    program = f"""{OPEN_MUTE}
 def taken():
-    return sum(os.path.exists(f"/proc/self/fd/{fd}") for fd in range(3))
+    return sum(os.path.exists(f"/proc/self/fd/{{fd}}") for fd in range(3))
 
-def open_mute(client):
-    try:
-        client.open("127.0.0.1", port, "host/localhost")
-    except remctl.RemctlError:
-        pass
-
-port, file = int(sys.argv[1]), sys.argv[2]
-for name in range(3):  # what Python has opened in their places
-    try:
-        os.close(name)
-    except OSError:
-        pass
 first, second = remctl.Remctl(timeout=1), remctl.Remctl()
 threads = [
     threading.Thread(target=open_mute, args=[client]) for client in (first, second)
@@ -551,10 +565,7 @@ while taken():  # until its job has ended
 with open(file, "w") as stream:
     stream.write(str(result))
 """
-    file = tmp_path / "result"
-    shell = ["sh", "-c", 'exec "$@" <&- >&- 2>&-', "sh", sys.executable, "-c", program]
-    subprocess.run([*shell, str(mute.port), str(file)], check=True, timeout=HANG)
-    assert file.read_text() == "[3, 0]"
+    assert run_without_streams(program, tmp_path, mute.port) == "[3, 0]"
 
 
 def test_a_job_beside_a_socket_without_standard_streams(
@@ -562,27 +573,15 @@ def test_a_job_beside_a_socket_without_standard_streams(
 ) -> None:
     """Hazard 63: a socket that gives such a number up leaves no hole for the job."""
     mute = scripted([["handshake", {"stop": ["hang", 2]}]])
-    program = """
-import os, sys, threading, time, remctl
+    program = f"""{OPEN_MUTE}
 from remctl import _connect
 
 def filled():
-    found = [f"/proc/self/fd/{fd}" for fd in range(3)]
+    found = [f"/proc/self/fd/{{fd}}" for fd in range(3)]
     return sum("remctl" in os.readlink(fd) for fd in found if os.path.lexists(fd))
 
-def open_mute():
-    try:
-        client.open("127.0.0.1", port, "host/localhost")
-    except remctl.RemctlError:
-        pass
-
-port, file = int(sys.argv[1]), sys.argv[2]
-for name in range(3):  # what Python has opened in their places
-    try:
-        os.close(name)
-    except OSError:
-        pass
-client, thread = remctl.Remctl(), threading.Thread(target=open_mute)
+client = remctl.Remctl()
+thread = threading.Thread(target=open_mute, args=[client])
 
 class Lib:
     def __getattr__(self, name):
@@ -607,10 +606,7 @@ while filled():
 with open(file, "w") as stream:
     stream.write(str(result))
 """
-    file = tmp_path / "result"
-    shell = ["sh", "-c", 'exec "$@" <&- >&- 2>&-', "sh", sys.executable, "-c", program]
-    subprocess.run([*shell, str(mute.port), str(file)], check=True, timeout=HANG)
-    assert file.read_text() == "[3, True]"
+    assert run_without_streams(program, tmp_path, mute.port) == "[3, True]"
 
 
 def test_slow_tokens_without_standard_streams(server: Server, tmp_path: Path) -> None:
@@ -648,11 +644,8 @@ with open(file, "w") as stream:
     print(set(lengths), file=stream)
 os._exit(0)  # with nothing to say
 """
-    file = tmp_path / "result"
-    shell = ["sh", "-c", 'exec "$@" <&- >&- 2>&-', "sh", sys.executable, "-c", program]
-    command = [*shell, server.host, str(server.port), str(file)]
-    subprocess.run(command, cwd=tmp_path, check=True)
-    assert file.read_text() == "{300000}\n"
+    text = run_without_streams(program, tmp_path, server.host, server.port)
+    assert text == "{300000}\n"
 
 
 # The interpreter's end

@@ -95,7 +95,10 @@ def test_a_jobs_thread(stage: Stage) -> None:
         if task not in before and int(task.name) != caller.native_id
     ]
     for task in ours or before:
-        status = (task / "status").read_text()
+        try:
+            status = (task / "status").read_text()
+        except (FileNotFoundError, ProcessLookupError):
+            continue  # a thread of an earlier job has ended meanwhile
         (blocked,) = re.findall(r"SigBlk:\s+([0-9a-f]+)", status)
         if task in ours or int(blocked, 16):
             for number in (signal.SIGINT, signal.SIGTERM, signal.SIGALRM):

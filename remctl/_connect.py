@@ -17,7 +17,7 @@ from remctl._exceptions import RemctlError, RemctlTimeoutError
 from remctl._explain import cannot_connect, duration, printable_line
 from remctl._ffi import lib, new_handle, to_text
 from remctl._jobs import finish
-from remctl._waiting import Deadline, Readiness
+from remctl._waiting import Readiness, deadline_after
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -99,7 +99,7 @@ def look_up(host: str, timeout: float) -> Steps[list[Address]]:
     handle, _owner = new_handle()
     begun = lib.shim_begin_look_up(handle, name)
     try:
-        outcome = yield from finish(handle, begun, Deadline(timeout))  # guard 48b
+        outcome = yield from finish(handle, begun, deadline_after(timeout))  # guard 48b
     except TimeoutError as error:
         text = f"unknown host {printable_line(host)}: timed out (no answer of the name "
         text += f"service for {duration(timeout)})"
@@ -198,7 +198,7 @@ def connect_socket(
     sock.setsockopt(_socket.SOL_SOCKET, _socket.SO_KEEPALIVE, 1)
     code = sock.connect_ex(address)
     if code == EINPROGRESS:
-        deadline = Deadline(timeout)
+        deadline = deadline_after(timeout)
         connected = Readiness(
             sock.fileno(), select.POLLOUT, deadline, partial(shut_down, sock)
         )

@@ -210,7 +210,7 @@ class Connection:
             self._protocol1_ccache = os.environ.get("KRB5CCNAME")
         host = self._server.host
         port = yield from self._connect(timeout, sock)
-        deadline = Deadline(timeout)  # guard 48a, 49
+        deadline = deadline_after(timeout)  # guard 48a, 49
         for longest_pause in (*PAUSES, None):
             self._doing = AUTHENTICATING
             begin = lib.shim_now()
@@ -307,7 +307,7 @@ class Connection:
             self._doing = READING
         begun = lib.shim_begin_command(handle, *command)
         outcome = yield from self._in_time(
-            finish(handle, begun, IdleDeadline(handle, timeout)), timeout
+            finish(handle, begun, self.idle_deadline(timeout)), timeout
         )
         self._sent(outcome, command)
 
@@ -360,7 +360,7 @@ class Connection:
     def output_later(self, timeout: float) -> Steps[RemctlOutput]:
         """Return the next token, which output_now() has not found, after a wait."""
         handle = self._open_handle()
-        deadline = Deadline(timeout)
+        deadline = deadline_after(timeout)
         # Held, so that close() in another thread cannot free the descriptor's number
         # while this call waits for it.
         if not lib.shim_hold(handle):
@@ -448,7 +448,7 @@ class Connection:
     def _read_slowly(self, handle: ShimHandle, timeout: float) -> Steps[int]:
         """Read a token that cannot come as a whole before something is read."""
         begun = lib.shim_begin_output(handle)
-        steps = finish(handle, begun, IdleDeadline(handle, timeout))
+        steps = finish(handle, begun, self.idle_deadline(timeout))
         return (yield from self._in_time(steps, timeout))
 
     def noop_now(self, deadline: Deadline) -> bool | None:
@@ -609,7 +609,7 @@ class Connection:
         library_timeout = math.ceil(timeout) + 2 if 0 < timeout < 1e9 else 0
         begun = lib.shim_begin_open_protocol1(handle, port, library_timeout)
         outcome = yield from self._in_time(
-            finish(handle, begun, Deadline(timeout)), timeout
+            finish(handle, begun, deadline_after(timeout)), timeout
         )
         if outcome == lib.SHIM_UNSUPPORTED:
             spoke_protocol2.add((self._server.host.lower(), port))

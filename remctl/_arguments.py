@@ -176,32 +176,39 @@ def connected_socket(sock: socket.socket) -> socket.socket:
 
 def command(command: Iterable[object]) -> list[bytes]:
     """Return the arguments of ``command``, which is consumed once, as they are sent."""
-    try:
-        if isinstance(command, (str, bytes, bytearray, memoryview)):
-            raise TypeError
-        items = iter(command)
-    except TypeError:
-        text = f"command must be a sequence or iterator{meant(command)}"
-        raise TypeError(text) from None
-    arguments = [
-        # The usual case without a call.
-        item.encode("utf-8", "surrogateescape")
-        if type(item) is str
-        else argument(item, number)
-        for number, item in enumerate(items)
-    ]
+    arguments: list[bytes] = []
+    octets = 0
+    usual = isinstance(command, (list, tuple))
+    for item in command if usual else items_of(command):
+        if type(item) is str:  # the usual case without a call
+            encoded = item.encode("utf-8", "surrogateescape")
+        else:
+            encoded = argument(item, len(arguments))
+        octets += len(encoded)
+        arguments.append(encoded)
     if not arguments:  # guard 55
         raise ValueError("command must not be empty")
-    size = command_size(arguments)
+    size = message_size(len(arguments), octets)
     if size > MAX_COMMAND:  # guard 37a
         raise ValueError(f"command too large: {size} octets, at most {MAX_COMMAND}")
     return arguments
 
 
-def command_size(arguments: list[bytes]) -> int:
-    """Return how many octets a command has in a message."""
+def items_of(command: Iterable[object]) -> Iterator[object]:
+    """Return an iterator over ``command``.  Raises TypeError if it is a text."""
+    try:
+        if isinstance(command, (str, bytes, bytearray, memoryview)):
+            raise TypeError
+        return iter(command)
+    except TypeError:
+        text = f"command must be a sequence or iterator{meant(command)}"
+        raise TypeError(text) from None
+
+
+def message_size(count: int, octets: int) -> int:
+    """Return the size of a command's message: ``count`` arguments, ``octets`` in all."""
     # The number of arguments, and the length of each, have four octets.
-    return 4 + 4 * len(arguments) + sum(map(len, arguments))
+    return 4 + 4 * count + octets
 
 
 def meant(command: object) -> str:

@@ -12,11 +12,10 @@ from __future__ import annotations
 import math
 import os
 import select
-import struct
 from errno import ECONNRESET
 
 from remctl import _explain
-from remctl._arguments import command_size
+from remctl._arguments import message_size
 from remctl._connect import close_socket, connect, prepare, resolve, without_frames
 from remctl._exceptions import RemctlError, RemctlTimeoutError
 from remctl._explain import (
@@ -62,7 +61,7 @@ if TYPE_CHECKING:
     from remctl._waiting import Steps, T, Wait
 
     # The arguments one after the other, their lengths, and how many there are.
-    Packed = tuple[bytes, bytes, int]
+    Packed = tuple[bytes, list[int], int]
 
 # Module globals, as every token needs them and looking them up in lib takes longer.
 SHIM_OK = lib.SHIM_OK
@@ -264,12 +263,13 @@ class Connection:
         command_later().
         """
         self._check_no_reply_pending()  # guard 30
-        self._check_identity()  # guard 19b
-        self._check_size(arguments)
+        packed = pack(arguments)
+        if self._protocol1_port is not None:
+            self._check_identity()  # guard 19b
+            self._check_size(packed)
         self.must_finish = must_finish
         self._doing = SENDING
         self.in_flight = True  # guard 36
-        packed = pack(arguments)
         if self._protocol1_port is not None or self._needs_noop:  # guard 64a
             return packed
         return None if self._send_now(packed) else packed
@@ -586,20 +586,16 @@ class Connection:
 
     def _check_identity(self) -> None:
         """Refuse to run a command under another identity than that of open()."""
-        if (
-            self._protocol1_port is not None
-            and self._protocol1_ccache is None
-            and "KRB5CCNAME" in os.environ
-        ):
+        if self._protocol1_ccache is None and "KRB5CCNAME" in os.environ:
             raise RemctlError(_explain.other_identity(self.log.peer), "authenticate")
 
-    def _check_size(self, arguments: list[bytes]) -> None:
+    def _check_size(self, command: Packed) -> None:
         """Refuse a command that has no room in a message of protocol 1."""
-        if self._protocol1_port is not None:
-            size = command_size(arguments)
-            if size > MAX_COMMAND1:
-                text = _explain.large_for_protocol1(self.log.peer, size, MAX_COMMAND1)
-                raise RemctlError(text, "send")
+        octets, _, count = command
+        size = message_size(count, len(octets))
+        if size > MAX_COMMAND1:
+            text = _explain.large_for_protocol1(self.log.peer, size, MAX_COMMAND1)
+            raise RemctlError(text, "send")
 
     def _open_protocol1(self, port: int, timeout: float) -> Steps[ShimHandle]:
         self._doing = AUTHENTICATING
@@ -747,5 +743,4 @@ class Connection:
 
 def pack(arguments: list[bytes]) -> Packed:
     """Return ``arguments`` as the shim takes them."""
-    count = len(arguments)
-    return b"".join(arguments), struct.pack(f"{count}I", *map(len, arguments)), count
+    return b"".join(arguments), list(map(len, arguments)), len(arguments)

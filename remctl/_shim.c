@@ -1590,20 +1590,17 @@ command_size(const struct iovec *command, size_t count)
     return size;
 }
 
-/* Return a command's arguments, whose octets are one after the other, or NULL.
- * ``lengths`` is an array of uint32_t. */
+/* Return a command's arguments, whose octets are one after the other, or NULL. */
 static struct iovec *
-split_command(const char *octets, const char *lengths, size_t count)
+split_command(const char *octets, const uint32_t *lengths, size_t count)
 {
     struct iovec *command = malloc(count * sizeof(*command));
-    uint32_t length;
     size_t i;
 
     for (i = 0; command != NULL && i < count; i++) {
-        memcpy(&length, lengths + i * sizeof(length), sizeof(length));
         command[i].iov_base = (char *) octets;
-        command[i].iov_len = length;
-        octets += length;
+        command[i].iov_len = lengths[i];
+        octets += lengths[i];
     }
     return command;
 }
@@ -1619,7 +1616,8 @@ begin_reply(shim_handle *h)
 /* Send a command of ``count`` arguments, as in split_command().  BLOCKS, and nothing
  * has been sent, if it does not fit into the send buffer. */
 static int
-shim_command(shim_handle *h, const char *octets, const char *lengths, size_t count)
+shim_command(shim_handle *h, const char *octets, const uint32_t *lengths,
+             size_t count)
 {
     struct results results = {0};
     struct iovec *command = split_command(octets, lengths, count);
@@ -1661,7 +1659,7 @@ send_large_command(struct work *work)
 /* Begin to send a command, which may block.  It is copied, as the caller may
  * leave before the job ends. */
 static int
-shim_begin_command(shim_handle *h, const char *octets, const char *lengths,
+shim_begin_command(shim_handle *h, const char *octets, const uint32_t *lengths,
                    size_t count)
 {
     struct work *work = new_work();

@@ -169,9 +169,9 @@ send_words(shim_handle *h, const char *name)
     int outcome;
 
     snprintf(octets, sizeof(octets), "test%s", name);
-    outcome = shim_command(h, octets, (const char *) lengths, 2);
+    outcome = shim_command(h, octets, lengths, 2);
     return outcome == SHIM_BLOCKS
-               ? finish(h, shim_begin_command(h, octets, (const char *) lengths, 2))
+               ? finish(h, shim_begin_command(h, octets, lengths, 2))
                : outcome;
 }
 

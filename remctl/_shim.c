@@ -1712,13 +1712,12 @@ protection_of(const unsigned char *token, size_t length)
 /* Remember what the first ``n`` octets of a token, its header included, tell
  * of it. */
 static void
-inspect_head(shim_connection *c, const unsigned char *head, ssize_t n)
+inspect_head(shim_connection *c, const unsigned char *head, size_t n)
 {
     c->next_token.flags = (n > 0) ? head[0] : 0;
     c->next_token.protection =
-        (n > TOKEN_HEADER)
-            ? protection_of(head + TOKEN_HEADER, (size_t) n - TOKEN_HEADER)
-            : UNKNOWN;
+        (n > TOKEN_HEADER) ? protection_of(head + TOKEN_HEADER, n - TOKEN_HEADER)
+                           : UNKNOWN;
 }
 
 static uint32_t
@@ -1730,32 +1729,58 @@ token_length(const unsigned char *header)
     return ntohl(length);
 }
 
+/* What a look at the socket has shown of octets that nobody has read yet.  One look
+ * serves for all the small tokens in it. */
+struct view {
+    const unsigned char *next; /* the next token */
+    size_t seen;               /* so many octets from there on, 0 at first */
+    unsigned char octets[1024];
+};
+
+/* The size of the next token if the view has all of it, else 0. */
+static size_t
+whole_token(const struct view *view)
+{
+    uint32_t length;
+
+    if (view->seen < TOKEN_HEADER)
+        return 0;
+    length = token_length(view->next);
+    return length <= view->seen - TOKEN_HEADER ? TOKEN_HEADER + length : 0;
+}
+
 /* How many octets must be there until reading the next token cannot block.
  * 0 if there are enough, or if no more will come: libremctl then reports
  * the error. */
 static int
-octets_wanted(shim_connection *c)
+octets_wanted(shim_connection *c, struct view *view)
 {
-    unsigned char head[1024];
     uint32_t length;
     int available;
-    ssize_t n = recv(c->fd, head, sizeof(head), MSG_PEEK | MSG_DONTWAIT);
+    ssize_t n;
 
-    inspect_head(c, head, n);
+    if (whole_token(view) > 0) {
+        inspect_head(c, view->next, view->seen); /* guard 74 */
+        return 0;
+    }
+    n = recv(c->fd, view->octets, sizeof(view->octets), MSG_PEEK | MSG_DONTWAIT);
+    view->next = view->octets;
+    view->seen = (n > 0) ? (size_t) n : 0;
+    inspect_head(c, view->next, view->seen);
     if (n < 0)
         return errno == EAGAIN || errno == EWOULDBLOCK || errno == EINTR;
     if (n == 0)
         return 0;
     if (n < TOKEN_HEADER)
         return TOKEN_HEADER;
-    length = token_length(head);
-    if (length > TOKEN_MAX_LENGTH || n >= TOKEN_HEADER + (ssize_t) length)
+    length = token_length(view->next);
+    if (length > TOKEN_MAX_LENGTH || whole_token(view) > 0)
         return 0;
     if (ioctl(c->fd, FIONREAD, &available) < 0
         || available < TOKEN_HEADER + (int) length)
         return TOKEN_HEADER + (int) length;
     /* The rest came after the look, which may have seen too little of the head. */
-    return n < (ssize_t) sizeof(head) ? octets_wanted(c) : 0; /* guard 73 */
+    return view->seen < sizeof(view->octets) ? octets_wanted(c, view) : 0; /* guard 73 */
 }
 
 /* OK if the next token can be read without blocking, WAIT if more must come,
@@ -1763,14 +1788,14 @@ octets_wanted(shim_connection *c)
  * memory is full, the kernel reports the socket as readable below the
  * low-water mark. */
 static int
-token_ready(shim_connection *c)
+token_ready(shim_connection *c, struct view *view)
 {
     struct pollfd readable = {.fd = c->fd, .events = POLLIN | POLLRDHUP};
     int wanted, wanted_before = 0;
 
     if (c->fd < 0)
         return SHIM_BLOCKS;
-    while ((wanted = octets_wanted(c)) != 0) {
+    while ((wanted = octets_wanted(c, view)) != 0) {
         if (wanted == wanted_before)
             return SHIM_BLOCKS;
         wanted_before = wanted;
@@ -1778,7 +1803,7 @@ token_ready(shim_connection *c)
         if (poll(&readable, 1, 0) <= 0)
             return SHIM_WAIT;
         if (readable.revents & ~POLLIN) {
-            octets_wanted(c); /* for the head: this is all that will come */
+            octets_wanted(c, view); /* for the head: this is all that will come */
             return SHIM_OK;
         }
     }
@@ -1847,13 +1872,15 @@ static int
 shim_output(shim_handle *h)
 {
     struct results results = {0};
+    struct view view;
     shim_connection *c = enter_open_connection(h);
     int outcome;
 
     if (c == NULL)
         return SHIM_CLOSED;
     begin_call(c);
-    outcome = token_ready(c);
+    view.seen = 0;
+    outcome = token_ready(c, &view);
     if (outcome == SHIM_OK)
         outcome = read_token(c, &results);
     after_token(c, outcome);
@@ -1916,9 +1943,13 @@ static int
 gather_tokens(shim_handle *h, shim_connection *c, struct results *results,
               double enough)
 {
+    struct view view;
     int outcome;
 
-    while ((outcome = token_ready(c)) == SHIM_OK) {
+    view.seen = 0;
+    while ((outcome = token_ready(c, &view)) == SHIM_OK) {
+        const size_t size = whole_token(&view);
+
         outcome = read_token(c, results);
         if (outcome == SHIM_OK)
             outcome = keep_token(h, results);
@@ -1926,6 +1957,8 @@ gather_tokens(shim_handle *h, shim_connection *c, struct results *results,
             break;
         free(results->data);
         memset(results, 0, sizeof(*results));
+        view.next += size;
+        view.seen = (size > 0) ? view.seen - size : 0;
         if (c->heard >= enough)
             break;
     }
@@ -2075,7 +2108,7 @@ read_slow_token(shim_connection *c, struct results *results)
         return SHIM_NO_MEMORY;
     memcpy(token, header, received);
     received += receive(c, token + received, length);
-    inspect_head(c, token, (ssize_t) received);
+    inspect_head(c, token, received);
     outcome = read_from_memory(c, results, token, received);
     free(token);
     return outcome;

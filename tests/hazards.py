@@ -783,4 +783,14 @@ HAZARDS: dict[int, Hazard] = {
             Removal("_shim.c", {"73": "return 0;"}),
         ],
     ),
+    74: Hazard(
+        "one look shows several tokens, of which the first is as it should be",
+        "each is judged by what itself looks like",
+        [
+            "client/test_replies.py::test_each_token_that_was_seen_at_once_is_judged",
+        ],
+        [
+            Removal("_shim.c", {"74": ";"}),
+        ],
+    ),
 }

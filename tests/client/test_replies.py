@@ -89,6 +89,58 @@ def test_run_after_tokens_were_read_one_by_one(size: int, server: Server) -> Non
         assert hashlib.sha256(given).hexdigest() in result.text()
 
 
+async def run_when_all_is_there(
+    client: remctl.aio.Remctl, there: ScriptedServer
+) -> remctl.RemctlSimpleResult:
+    """Run a command, and hold the loop until the server has sent all of its reply."""
+    call = asyncio.ensure_future(client.run(["test"]))
+    await asyncio.sleep(0)  # the command is sent
+    there.wait_for("barrier")
+    return await call
+
+
+@pytest.mark.parametrize(
+    ("second", "error"),
+    [
+        (["message", {"hex": "0203010000000178", "encrypt": False}], "not encrypted"),
+        (["message", {"hex": "020407", "encrypt": False}], "not encrypted"),
+        (["status", {"flags": 0x64}], "unexpected token"),
+        (["status", {"bitflip": True}], "GSS-API error"),
+        (["status", {"length": 2**20 + 1}], "too large"),
+        (["status", {"length": 2**32 - 1}], "too large"),
+    ],
+)
+def test_each_token_that_was_seen_at_once_is_judged(
+    second: list[Any], error: str, scripted: Scripted
+) -> None:
+    """Hazard 74: by what itself looks like, and not the one before it."""
+    first = ["output", {"text": "a"}]
+    there = scripted(["handshake", "read", first, second, "barrier"])
+
+    async def main() -> None:
+        async with remctl.aio.Remctl("localhost", there.port) as client:
+            with pytest.raises(remctl.RemctlError, match=error):
+                await run_when_all_is_there(client, there)
+            assert not client.opened
+
+    asyncio.run(main())
+
+
+def test_tokens_of_all_sizes_that_were_seen_at_once(scripted: Scripted) -> None:
+    """They end anywhere in what one look shows."""
+    sizes = [*range(200), 5000, *range(1100, 900, -7), 0, 1]
+    steps = [["output", {"size": size, "stream": 1 + size % 2}] for size in sizes]
+    there = scripted(["handshake", "read", *steps, "status", "barrier"])
+
+    async def main() -> remctl.RemctlSimpleResult:
+        async with remctl.aio.Remctl("localhost", there.port) as client:
+            return await run_when_all_is_there(client, there)
+
+    result = asyncio.run(main())
+    written = [sum(size for size in sizes if size % 2 == odd) for odd in (0, 1)]
+    assert (result.stdout, result.stderr) == tuple(n * b"x" for n in written)
+
+
 def test_memory_of_a_large_reply(server: Server) -> None:
     """It does not stay with the connection."""
     with remctl.Remctl(server.host, server.port) as client:

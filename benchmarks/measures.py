@@ -246,11 +246,22 @@ def full() -> list[Measure]:
             once=True,
         ),
         Measure(
+            "instructions_one",
+            "Instructions to connect, and run one small command",
+            "one",
+            (INSTRUCTIONS,),
+            contestants=("own", "open", "sync", "aio", "threads"),
+            turns=100,
+            warm=0,
+            counted=True,
+            once=True,
+        ),
+        Measure(
             "instructions_noop",
             "Instructions for noop()",
             "noop",
             (INSTRUCTIONS,),
-            contestants=("own", "open", "sync", "aio"),
+            contestants=("own", "open", "sync", "aio", "threads", "loop"),
             turns=200,
             warm=0,
             counted=True,
@@ -321,6 +332,7 @@ QUICK_CONTESTANTS = {
     "instructions_command": ("own", "sync", "aio", "shim", "loop"),
     "instructions_token": ("own", "sync"),
     "instructions_whole_token": ("sync",),
+    "instructions_one": ("own",),
     "instructions_noop": ("own",),
 }
 NOT_QUICK = {"sleep1", "sleep8", "sleep64", "parallel1", "parallel64", "send1"}

@@ -206,7 +206,7 @@ def items_of(command: Iterable[object]) -> Iterator[object]:
 
 
 def message_size(count: int, octets: int) -> int:
-    """Return the size of a command's message: ``count`` arguments, ``octets`` in all."""
+    """Return the octets of a message with ``count`` arguments of ``octets`` in all."""
     # The number of arguments, and the length of each, have four octets.
     return 4 + 4 * count + octets
 

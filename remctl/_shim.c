@@ -1779,8 +1779,10 @@ octets_wanted(shim_connection *c, struct view *view)
     if (ioctl(c->fd, FIONREAD, &available) < 0
         || available < TOKEN_HEADER + (int) length)
         return TOKEN_HEADER + (int) length;
+    if (view->seen == sizeof(view->octets))
+        return 0;
     /* The rest came after the look, which may have seen too little of the head. */
-    return view->seen < sizeof(view->octets) ? octets_wanted(c, view) : 0; /* guard 73 */
+    return octets_wanted(c, view); /* guard 73 */
 }
 
 /* OK if the next token can be read without blocking, WAIT if more must come,

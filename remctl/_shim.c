@@ -1749,40 +1749,50 @@ whole_token(const struct view *view)
     return length <= view->seen - TOKEN_HEADER ? TOKEN_HEADER + length : 0;
 }
 
+/* Look at what is there, and has not been read.  Returns what recv() does. */
+static ssize_t
+look(shim_connection *c, struct view *view)
+{
+    ssize_t n =
+        recv(c->fd, view->octets, sizeof(view->octets), MSG_PEEK | MSG_DONTWAIT);
+
+    view->next = view->octets;
+    view->seen = (n > 0) ? (size_t) n : 0;
+    return n;
+}
+
 /* How many octets must be there until reading the next token cannot block.
  * 0 if there are enough, or if no more will come: libremctl then reports
- * the error. */
+ * the error.  Looks again if the view does not have all of the token. */
 static int
 octets_wanted(shim_connection *c, struct view *view)
 {
     uint32_t length;
-    int available;
-    ssize_t n;
+    int available, wanted;
+    size_t whole = whole_token(view);
+    ssize_t n = 1;
 
-    if (whole_token(view) > 0) {
-        inspect_head(c, view->next, view->seen); /* guard 74 */
-        return 0;
+    if (whole == 0) {
+        n = look(c, view);
+        whole = whole_token(view);
     }
-    n = recv(c->fd, view->octets, sizeof(view->octets), MSG_PEEK | MSG_DONTWAIT);
-    view->next = view->octets;
-    view->seen = (n > 0) ? (size_t) n : 0;
-    inspect_head(c, view->next, view->seen);
+    inspect_head(c, view->next, (whole > 0) ? whole : view->seen);
     if (n < 0)
         return errno == EAGAIN || errno == EWOULDBLOCK || errno == EINTR;
-    if (n == 0)
+    if (n == 0 || whole > 0)
         return 0;
-    if (n < TOKEN_HEADER)
+    if (view->seen < TOKEN_HEADER)
         return TOKEN_HEADER;
     length = token_length(view->next);
-    if (length > TOKEN_MAX_LENGTH || whole_token(view) > 0)
+    if (length > TOKEN_MAX_LENGTH)
         return 0;
-    if (ioctl(c->fd, FIONREAD, &available) < 0
-        || available < TOKEN_HEADER + (int) length)
-        return TOKEN_HEADER + (int) length;
-    if (view->seen == sizeof(view->octets))
-        return 0;
-    /* The rest came after the look, which may have seen too little of the head. */
-    return octets_wanted(c, view); /* guard 73 */
+    wanted = TOKEN_HEADER + (int) length;
+    if (ioctl(c->fd, FIONREAD, &available) < 0 || available < wanted)
+        return wanted;
+    /* The rest came after the look, which has not seen enough of the head. */
+    if (view->seen < sizeof(view->octets))
+        return wanted; /* guard 73 */
+    return 0;
 }
 
 /* OK if the next token can be read without blocking, WAIT if more must come,
@@ -1959,8 +1969,8 @@ gather_tokens(shim_handle *h, shim_connection *c, struct results *results,
             break;
         free(results->data);
         memset(results, 0, sizeof(*results));
-        view.next += size;
-        view.seen = (size > 0) ? view.seen - size : 0;
+        view.next += size; /* guard 74 */
+        view.seen -= size;
         if (c->heard >= enough)
             break;
     }

@@ -178,7 +178,7 @@ def command(command: Iterable[object]) -> list[bytes]:
     """Return the arguments of ``command``, which is consumed once, as they are sent."""
     arguments: list[bytes] = []
     octets = 0
-    usual = isinstance(command, (list, tuple))
+    usual = type(command) is list or type(command) is tuple
     for item in command if usual else items_of(command):
         if type(item) is str:  # the usual case without a call
             encoded = item.encode("utf-8", "surrogateescape")
@@ -195,7 +195,7 @@ def command(command: Iterable[object]) -> list[bytes]:
 
 
 def items_of(command: Iterable[object]) -> Iterator[object]:
-    """Return an iterator over ``command``.  Raises TypeError if it is a text."""
+    """Return an iterator over ``command``.  Raises TypeError for a text, too."""
     try:
         if isinstance(command, (str, bytes, bytearray, memoryview)):
             raise TypeError
@@ -226,19 +226,21 @@ def meant(command: object) -> str:
 
 def argument(item: object, number: int) -> bytes:
     """Return a command's argument, counted by ``number`` from 0, as it is sent."""
-    if isinstance(item, bytes):
+    if type(item) is bytes:
         return item
-    if isinstance(item, (bytearray, memoryview)):
-        return bytes(item)  # guard 61
     if isinstance(item, os.PathLike):
-        return os.fsencode(item)
+        item = os.fsencode(item)
+    if isinstance(item, (bytes, bytearray, memoryview)):
+        # Not bytes(): what a subclass says of itself, such as its length, must not
+        # reach C.
+        return memoryview(item).tobytes()  # guard 61
     text = value_text(item)
     if text is None:
         name = type(item).__name__
         raise TypeError(
             f"command item {number} must be a value with a text, not {name}"
         )
-    return text.encode("utf-8", "surrogateescape")
+    return str.encode(text, "utf-8", "surrogateescape")
 
 
 def value_text(item: object) -> str | None:

@@ -47,6 +47,25 @@ class Legacy:
         return ("test", "args", "a", "b")[index]
 
 
+class Bytes(bytes):
+    """Octets that say wrong things of themselves."""
+
+    def __len__(self) -> int:
+        return 4000
+
+    def __bytes__(self) -> bytes:
+        return self
+
+
+class Text(str):
+    """A text that says wrong things of itself."""
+
+    __slots__ = ()
+
+    def encode(self, *_: object) -> bytes:
+        return Bytes(b"wrong")
+
+
 class BytesPath:
     """A path of bytes."""
 
@@ -305,6 +324,9 @@ def test_arguments_are_copied_at_once(
         (Colour.RED, b"red"),
         (PurePosixPath("/tmp/ü"), os.fsencode("/tmp/ü")),
         (BytesPath(), b"/\xff"),
+        (Bytes(b"ab"), b"ab"),
+        (BytesPath(Bytes(b"/ab")), b"/ab"),
+        (Text("ab"), b"ab"),
         (42, b"42"),
         (-1.5, b"-1.5"),
         (True, b"True"),

@@ -98,8 +98,9 @@ def look_up(host: str, timeout: float) -> Steps[list[Address]]:
         pass  # a name: looked up below, in a way that can be interrupted
     handle, _owner = new_handle()
     begun = lib.shim_begin_look_up(handle, name)
+    deadline = deadline_after(timeout)  # guard 48b
     try:
-        outcome = yield from finish(handle, begun, deadline_after(timeout))  # guard 48b
+        outcome = yield from finish(handle, begun, deadline)
     except TimeoutError as error:
         text = f"unknown host {printable_line(host)}: timed out (no answer of the name "
         text += f"service for {duration(timeout)})"

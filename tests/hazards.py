@@ -517,10 +517,7 @@ HAZARDS: dict[int, Hazard] = {
                 "_connection.py",
                 {"48a": "deadline = Deadline(0)"},
             ),
-            Removal(
-                "_connect.py",
-                {"48b": "outcome = yield from finish(handle, begun, Deadline(0))"},
-            ),
+            Removal("_connect.py", {"48b": "deadline = deadline_after(0)"}),
         ],
     ),
     49: Hazard(
@@ -581,9 +578,7 @@ HAZARDS: dict[int, Hazard] = {
         ],
         [
             Removal("_connection.py", {"53a": "code = ErrorCode(handle.code)"}),
-            Removal(
-                "_results.py", {"53b": 'message = output.decode("utf-8", "strict")'}
-            ),
+            Removal("_results.py", {"53b": 'message = token.output.decode("utf-8")'}),
         ],
     ),
     54: Hazard(
@@ -790,7 +785,7 @@ HAZARDS: dict[int, Hazard] = {
             "client/test_replies.py::test_each_token_that_was_seen_at_once_is_judged",
         ],
         [
-            Removal("_shim.c", {"74": ";"}),
+            Removal("_shim.c", {"74": ""}),
         ],
     ),
 }

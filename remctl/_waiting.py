@@ -91,8 +91,6 @@ class IdleDeadline(Deadline):
 
     def longest_wait(self) -> float:
         """Return how many seconds to wait at most before the next check."""
-        if not self._timeout:
-            return LONGEST_WAIT
         return min(super().longest_wait(), max(self._timeout / 10, 0.001))
 
 

@@ -320,6 +320,7 @@ def test_sharing_an_object(run_green: Run, server: Server) -> None:
 
 def test_objects_of_their_own(run_green: Run, server: Server, tmp_path: Path) -> None:
     """They run at the same time: no command ends before the last one has begun."""
+    # Not more: off Linux, open() fails when the server's queue of five is full.
     code = """
     from pathlib import Path
     begun = []
@@ -328,16 +329,16 @@ def test_objects_of_their_own(run_green: Run, server: Server, tmp_path: Path) ->
             r.command(["test", "wait-for", sys.argv[3]])
             r.output()
             begun.append(number)
-            if len(begun) == 20:
+            if len(begun) == 5:
                 Path(sys.argv[3]).touch()
             print(b"".join(token.output or b"" for token in r))
             print(r.run(["test", "args", number]).stdout.decode().strip("\\0"))
-    wait([spawn(call, number) for number in range(20)])
+    wait([spawn(call, number) for number in range(5)])
     """
     lines = run_green(code, server.host, server.port, tmp_path / "file")
-    assert lines.count("b'done\\n'") == 20
+    assert lines.count("b'done\\n'") == 5
     numbers = [int(line) for line in lines if line.isdecimal()]
-    assert sorted(numbers) == list(range(20))
+    assert sorted(numbers) == list(range(5))
 
 
 def test_a_pool(run_green: Run, server: Server) -> None:

@@ -619,8 +619,7 @@ class Connection:
         """Return the token that was read, and update the connection's state."""
         kind = handle.type
         if kind == OUTPUT:
-            length = handle.length
-            data = ffi.unpack(handle.data, length) if length else b""  # guard 15
+            data = ffi.unpack(handle.data, handle.length)
             stream = STREAMS[handle.stream]
             # Not RemctlOutput(), which takes twice as long.
             fields = ("output", data, stream, None, None)  # guard 14
@@ -644,7 +643,7 @@ class Connection:
         if handle.type == lib.REMCTL_OUT_DONE:
             text = f"the reply of {self.log.peer} has no status"
             raise RemctlError(text, "reply")
-        message = ffi.unpack(handle.data, handle.length) if handle.length else b""
+        message = ffi.unpack(handle.data, handle.length)
         code = ERROR_CODES.get(handle.code, handle.code)  # guard 53a
         if "logging" in modules and enabled(DEBUG):
             self.log.debug("received error %d", code)
@@ -664,7 +663,7 @@ class Connection:
     def _result(self, handle: ShimHandle) -> RemctlSimpleResult:
         """Return the result of the command whose reply was gathered."""
         out, err = handle.out_length, handle.err_length
-        stdout = ffi.unpack(handle.out, out) if out else None
+        stdout = ffi.unpack(handle.out, out) if out else None  # guard 15
         stderr = ffi.unpack(handle.err, err) if err else None
         if out + err > LARGE_REPLY:
             lib.shim_forget(handle)

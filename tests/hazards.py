@@ -184,11 +184,11 @@ HAZARDS: dict[int, Hazard] = {
         ],
     ),
     15: Hazard(
-        "a status and the end have NULL for data",
+        "a status and the end have NULL for data, and a reply without output, too",
         "data is unpacked where there is some",
-        ["client/test_client.py::test_tokens_of_a_command"],
+        ["client/test_lost_connection.py::test_two_empty_outputs"],
         [
-            Removal("_connection.py", {"15": "data = ffi.unpack(handle.data, length)"}),
+            Removal("_connection.py", {"15": "stdout = ffi.unpack(handle.out, out)"}),
         ],
     ),
     16: Hazard(
@@ -347,7 +347,7 @@ HAZARDS: dict[int, Hazard] = {
         "remctl_open() for each command, and none on a socket of the caller's",
         ["client/test_protocol1.py::test_a_socket_cannot_serve_protocol_1"],
         [
-            Removal("_shim.c", {"32": "else if (0)"}),
+            Removal("_shim.c", {"32": "} else if (0)"}),
         ],
     ),
     33: Hazard(

@@ -115,7 +115,7 @@ HAZARDS: dict[int, Hazard] = {
         "a second close frees twice",
         "a connection counts who uses it, and being open counts once",
         [
-            "client/test_memory.py::test_close_twice",
+            "client/test_memory.py::test_close_twice_while_a_call_waits",
             "client/test_memory.py::test_close_from_many_threads",
             "client/test_jobs.py::test_nothing_is_left_of_jobs_that_were_left",
         ],

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import copy
 import gc
+import os
 import pickle
 import socket
 import sys
@@ -20,6 +21,7 @@ from stages import PRINCIPAL, STAGES, in_use, open_on, wait_for_release
 from support import HANG, collect, run_python
 
 import remctl
+from remctl._ffi import lib
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -66,6 +68,21 @@ def test_close_twice(server: Server) -> None:
         assert is_not_open(client)
         client.open(server.host, server.port)
         assert client.run(HELLO).stdout == b"hello world\n"
+    client.close()
+
+
+def test_close_twice_while_a_call_waits(server: Server) -> None:
+    """Hazard 8: the descriptor stays until the call has left."""
+    client = remctl.Remctl(server.host, server.port)
+    handle = client._opened_connection()._open_handle()
+    assert lib.shim_hold(handle)
+    fd = client.fileno()
+    lib.shim_close(handle)
+    lib.shim_close(handle)
+    os.fstat(fd)
+    lib.shim_release(handle)
+    with pytest.raises(OSError, match="Bad file descriptor"):
+        os.fstat(fd)
     client.close()
 
 

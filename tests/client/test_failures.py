@@ -52,7 +52,7 @@ def rows() -> Iterator[Row]:
 ROWS = {row.name: row for row in rows()}
 if HEIMDAL:
     # What is the library's own is not MIT's.
-    LIBRARY = re.compile(r"(GSS-API error [a-z ]+: |ticket cache: ).*?( \([^()]*\))")
+    LIBRARY = re.compile(r"(GSS-API error [a-z ]+: |ticket cache: ).*( \([^()]*\))")
     for ROW in ROWS.values():
         ROWS[ROW.name] = ROW._replace(text=LIBRARY.sub(r"\1...\2", ROW.text))
     # What it does not tell, or tells only the server.
@@ -117,6 +117,8 @@ def test_openings(name: str, kit: Kit) -> None:
     with pytest.raises(remctl.RemctlError) as full:
         remctl.Remctl(**arguments)
     check(full.value, row, row.kind)
+    if HEIMDAL and name == "the clocks differ by an hour":
+        return  # the library has learned the server's time from its answer
     with pytest.raises(remctl.RemctlError) as one_shot:
         remctl.remctl(**arguments, command=COMMAND)
     check(one_shot.value, row, kind)

@@ -395,6 +395,7 @@ def _(kit: Kit) -> dict[str, Any]:
         kit.stack.enter_context(ahead)
     finally:
         del os.environ["LD_PRELOAD"]
+    forget_configuration()  # and what Heimdal's library has learned of the server's time
     return kit.arguments(port=ahead.port)
 
 
@@ -490,8 +491,7 @@ def _(kit: Kit) -> None:
 @call("protocol 1, and `KRB5CCNAME` was set after `open()`")
 def _(kit: Kit) -> None:
     cache = os.environ.pop("KRB5CCNAME")
-    os.environ["KRB5_CLIENT_KTNAME"] = str(kit.realm.keytab)
-    kit.default_cache(f"{kit.directory}/default")
+    kit.default_cache(kit.cache("default"))
     with kit.open([OLD, "serve"]) as client:
         os.environ["KRB5CCNAME"] = cache
         client.run(COMMAND)

@@ -454,7 +454,7 @@ HAZARDS: dict[int, Hazard] = {
         "a deadline, fixed before the wait",
         ["client/test_signals.py::test_signals_do_not_put_time_outs_off"],
         [
-            Removal("_connection.py", {"43": "if not Deadline(timeout).passed():"}),
+            Removal("_connection.py", {"43": "if deadline := Deadline(timeout):"}),
         ],
     ),
     44: Hazard(

@@ -176,7 +176,7 @@ def storm(request: pytest.FixtureRequest) -> Iterator[list[Any]]:
 
 
 # pytest-timeout's default method has SIGALRM for itself.
-own_timer = pytest.mark.timeout(1200, method="thread")
+own_timer = pytest.mark.timeout(method="thread")
 
 LARGE = b"x" * 3_000_000
 

@@ -395,7 +395,7 @@ def _(kit: Kit) -> dict[str, Any]:
         kit.stack.enter_context(ahead)
     finally:
         del os.environ["LD_PRELOAD"]
-    forget_configuration()  # and what Heimdal's library has learned of the server's time
+    forget_configuration()  # and the servers' time, which Heimdal's library learns
     return kit.arguments(port=ahead.port)
 
 

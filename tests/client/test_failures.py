@@ -118,7 +118,7 @@ def test_openings(name: str, kit: Kit) -> None:
         remctl.Remctl(**arguments)
     check(full.value, row, row.kind)
     if HEIMDAL and name == "the clocks differ by an hour":
-        return  # the library has learned the server's time from its answer
+        return  # the library has noted the server's time in the cache
     with pytest.raises(remctl.RemctlError) as one_shot:
         remctl.remctl(**arguments, command=COMMAND)
     check(one_shot.value, row, kind)

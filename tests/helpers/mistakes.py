@@ -395,8 +395,8 @@ def _(kit: Kit) -> dict[str, Any]:
         kit.stack.enter_context(ahead)
     finally:
         del os.environ["LD_PRELOAD"]
-    forget_configuration()  # and the servers' time, which Heimdal's library learns
-    return kit.arguments(port=ahead.port)
+    # Of its own, as Heimdal's library notes the server's time in it.
+    return kit.arguments(port=ahead.port, ccache=kit.cache("ahead"))
 
 
 @opening("no KDC is running")

@@ -553,7 +553,7 @@ HAZARDS: dict[int, Hazard] = {
         "fractions count; what is no finite number is refused",
         [
             "client/test_arguments.py::test_bad_input",
-            "client/test_simple.py::test_timeout_ends_the_call",
+            "client/test_timeouts.py::test_the_handshake_times_out_as_a_whole",
         ],
         [
             Removal("_arguments.py", {"51a": "if False:"}),

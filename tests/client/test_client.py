@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, Callable
 
 import pytest
 from support import HANG, commands, descriptors, run_python, wait_until
+from tunnel import tunnel
 
 import remctl
 
@@ -56,31 +57,6 @@ def peer(client: remctl.Remctl) -> str:
 def loopback_address() -> str:
     """Return an address of this host that nobody else uses at the moment."""
     return "127." + ".".join(str(random.randint(1, 254)) for _ in range(3))
-
-
-def pump(source: socket.socket, target: socket.socket) -> None:
-    """Pass on what comes from ``source``, its end too."""
-    with suppress(OSError):
-        while octets := source.recv(65536):
-            target.sendall(octets)
-    with suppress(OSError):
-        target.shutdown(socket.SHUT_WR)
-
-
-@contextmanager
-def tunnel(one: socket.socket, other: socket.socket) -> Iterator[None]:
-    """Pass on what comes from either side to the other."""
-    pairs = [(one, other), (other, one)]
-    threads = [threading.Thread(target=pump, args=pair, daemon=True) for pair in pairs]
-    with one, other:
-        for thread in threads:
-            thread.start()
-        yield
-        for sock in (one, other):
-            with suppress(OSError):
-                sock.shutdown(socket.SHUT_RDWR)
-        for thread in threads:
-            thread.join()
 
 
 @contextmanager

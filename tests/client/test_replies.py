@@ -10,11 +10,9 @@ import hashlib
 import os
 import signal
 import socket
-import struct
 import sys
 import threading
 import time
-from contextlib import suppress
 from typing import TYPE_CHECKING, Any, Callable
 
 import pytest
@@ -22,6 +20,7 @@ from interrupts import Interruption, InterruptLine, handler, interrupt
 from preload import library
 from stages import in_use, wait_for_release
 from support import HANG, descriptors, run_python, wait_until
+from tunnel import tunnel
 
 import remctl
 import remctl.aio
@@ -333,19 +332,10 @@ def test_a_failure_is_not_lost_in_a_callback(
 def test_time_out_over_a_socket_that_is_not_tcp(server: Server) -> None:
     """It is silence there, too, and not the time of the whole reply."""
     ours, theirs = socket.socketpair()
-    with theirs, socket.create_connection(("127.0.0.1", server.port)) as there:
-        for source, target in ((theirs, there), (there, theirs)):
-            threading.Thread(target=pump, args=[source, target], daemon=True).start()
-        with remctl.Remctl(timeout=2) as client:
-            client.open(server.host, sock=ours)
-            assert client.run(["test", "drip", "6", "0.5"]).text().count("\n") == 6
-
-
-def pump(source: socket.socket, target: socket.socket) -> None:
-    """Pass on what comes, until one of them is closed."""
-    with suppress(OSError):
-        while octets := source.recv(4096):
-            target.sendall(octets)
+    there = socket.create_connection(("127.0.0.1", server.port))
+    with tunnel(theirs, there), remctl.Remctl(timeout=2) as client:
+        client.open(server.host, sock=ours)
+        assert client.run(["test", "drip", "6", "0.5"]).text().count("\n") == 6
 
 
 @pytest.mark.both_twins
@@ -353,26 +343,17 @@ def test_descriptors_in_a_token(server: Server) -> None:
     """Through a UNIX socket: no look goes beyond them, although all of it is there."""
     before = descriptors()
     ours, theirs = socket.socketpair()
-    with theirs, socket.create_connection(("127.0.0.1", server.port)) as there:
-        threading.Thread(target=pump, args=[theirs, there], daemon=True).start()
-        sending = threading.Thread(target=pump_with_descriptors, args=[there, theirs])
-        sending.start()
-        with remctl.Remctl() as client:
-            client.open(server.host, sock=ours)
-            for _ in range(3):
-                assert client.run(["test", "hello"]).text() == "hello world\n"
-        sending.join(HANG)
+    there = socket.create_connection(("127.0.0.1", server.port))
+
+    def send(target: socket.socket, octets: bytes) -> None:
+        socket.send_fds(target, [octets[:6]], [there.fileno()])
+        target.sendall(octets[6:])
+
+    with tunnel(theirs, there, send), remctl.Remctl() as client:
+        client.open(server.host, sock=ours)
+        for _ in range(3):
+            assert client.run(["test", "hello"]).text() == "hello world\n"
     assert descriptors() == before
-
-
-def pump_with_descriptors(source: socket.socket, target: socket.socket) -> None:
-    """Pass on what comes, with a descriptor at the sixth octet."""
-    here = struct.pack("i", source.fileno())
-    with suppress(OSError):
-        while octets := source.recv(4096):
-            rights = (socket.SOL_SOCKET, socket.SCM_RIGHTS, here)
-            target.sendmsg([octets[:6]], [rights])
-            target.sendall(octets[6:])
 
 
 def test_time_out_of_a_loop_that_was_held(scripted: Scripted) -> None:

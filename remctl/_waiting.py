@@ -38,6 +38,11 @@ LONGEST_WAIT = 3600.0
 SIGNAL_CHECK_INTERVAL = 0.2
 FIRST_GATHERING = int(SIGNAL_CHECK_INTERVAL * 1000)
 
+# The standard library's own, or something else if gevent or eventlet were here first.
+POLL = getattr(select, "poll", None)
+if getattr(POLL, "__module__", None) != "select":
+    POLL = object()
+
 
 class Deadline:
     """A point in time on the monotonic clock, or never."""
@@ -194,7 +199,7 @@ def waits_in_c() -> bool:
     """Whether a wait may keep the thread: no greenlets are to run meanwhile."""
     # gevent and eventlet replace these functions, at any time.  eventlet removes
     # poll() and has a select() of its own.
-    return getattr(getattr(select, "poll", None), "__module__", None) == "select"
+    return getattr(select, "poll", None) is POLL
 
 
 def poll(fd: int, events: int, seconds: float) -> bool:

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, Callable
 
 import pytest
 from names import names
+from silent import full
 from support import AT_ONCE, HANG, LINUX_SHIM, commands, run_python, wait_until
 
 import remctl
@@ -63,20 +64,6 @@ def check_lost(client: remctl.Remctl, good: Server, error: BaseException) -> Non
 
 
 # Connecting
-
-
-@contextmanager
-def full(address: str = "127.0.0.1", port: int = 0) -> Iterator[int]:
-    """Listen on a port that answers no more connections: its queue is full."""
-    with ExitStack() as stack:
-        listener = stack.enter_context(socket.socket())
-        listener.bind((address, port))
-        listener.listen(0)
-        for _ in range(3):
-            waiting = stack.enter_context(socket.socket())
-            waiting.setblocking(False)
-            waiting.connect_ex(listener.getsockname())
-        yield listener.getsockname()[1]
 
 
 def test_connecting_times_out(server: Server) -> None:

@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, Any, Callable, NamedTuple
 from kerberos import forget_configuration
 from names import names
 from preload import library
+from silent import full
 from support import wait_until
 
 import remctl
@@ -248,51 +249,6 @@ def _(kit: Kit) -> dict[str, Any]:
     return kit.arguments(host="mute.example.com", timeout=TIMEOUT)
 
 
-# connect
-
-
-@opening("nothing listens on the port")
-def _(kit: Kit) -> dict[str, Any]:
-    sock = kit.stack.enter_context(socket.socket())
-    sock.bind(("127.0.0.1", 0))
-    return kit.arguments(port=sock.getsockname()[1])
-
-
-@opening("nothing listens on the default ports")
-def _(kit: Kit) -> dict[str, Any]:
-    return kit.arguments(host="127.99.98.97", port=None)
-
-
-@opening("a firewall drops what is sent")
-def _(kit: Kit) -> dict[str, Any]:
-    # Full, so that the kernel drops what others send.
-    listener = kit.stack.enter_context(socket.create_server(("127.0.0.1", 0)))
-    listener.listen(0)
-    address = listener.getsockname()
-    for _ in range(3):
-        waiting = kit.stack.enter_context(socket.socket())
-        waiting.setblocking(False)
-        waiting.connect_ex(address)
-    return kit.arguments(host="127.0.0.1", port=address[1], timeout=TIMEOUT)
-
-
-@opening("the source address is another host's")
-def _(kit: Kit) -> dict[str, Any]:
-    return kit.arguments(source_ip="192.0.2.1")
-
-
-@opening("the source address is of the other family")
-def _(kit: Kit) -> dict[str, Any]:
-    return kit.arguments(host="127.0.0.1", source_ip="::1")
-
-
-@call("`set_source_ip()` with a name")
-def _(kit: Kit) -> None:
-    client = remctl.Remctl()
-    client.set_source_ip("eth0")
-    client.open("localhost", kit.server.port)
-
-
 @call("no descriptors are left")
 def _(kit: Kit) -> None:
     client = remctl.Remctl()
@@ -310,6 +266,44 @@ def _(kit: Kit) -> None:
         resource.setrlimit(resource.RLIMIT_NOFILE, limits)
         for fd in spare:
             os.close(fd)
+
+
+# connect
+
+
+@opening("nothing listens on the port")
+def _(kit: Kit) -> dict[str, Any]:
+    sock = kit.stack.enter_context(socket.socket())
+    sock.bind(("127.0.0.1", 0))
+    return kit.arguments(port=sock.getsockname()[1])
+
+
+@opening("nothing listens on the default ports")
+def _(kit: Kit) -> dict[str, Any]:
+    return kit.arguments(host="127.99.98.97", port=None)
+
+
+@opening("a firewall drops what is sent")
+def _(kit: Kit) -> dict[str, Any]:
+    port = kit.stack.enter_context(full())
+    return kit.arguments(host="127.0.0.1", port=port, timeout=TIMEOUT)
+
+
+@opening("the source address is another host's")
+def _(kit: Kit) -> dict[str, Any]:
+    return kit.arguments(source_ip="192.0.2.1")
+
+
+@opening("the source address is of the other family")
+def _(kit: Kit) -> dict[str, Any]:
+    return kit.arguments(host="127.0.0.1", source_ip="::1")
+
+
+@call("`set_source_ip()` with a name")
+def _(kit: Kit) -> None:
+    client = remctl.Remctl()
+    client.set_source_ip("eth0")
+    client.open("localhost", kit.server.port)
 
 
 # authenticate

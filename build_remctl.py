@@ -112,7 +112,9 @@ ffibuilder.cdef((HERE / "remctl" / "_shim.cdef").read_text())
 ffibuilder.set_source(
     "remctl._remctl_cffi",
     '#include "_shim.c"\n',
-    depends=[str(HERE / "remctl" / name) for name in ("_jobs.c", "_shim.c")],
+    depends=[
+        str(HERE / "remctl" / name) for name in ("_connect.c", "_jobs.c", "_shim.c")
+    ],
     **options,
 )
 

@@ -229,7 +229,7 @@ SANITIZERS: dict[str, dict[str, Any]] = {
     },
 }
 
-OURS = re.compile(r"_remctl_cffi|_(shim|jobs)\.c")  # in a stack
+OURS = re.compile(r"_remctl_cffi|_(shim|connect|jobs)\.c")  # in a stack
 
 
 def client_tests(names: str) -> list[str]:

@@ -266,6 +266,9 @@ class RemctlBase:
 
     def _peer(self) -> str | None:
         """Return the name of the last server, or of the one to open, if any."""
+        connection = self._connection
+        if connection is not None:
+            return connection.peer
         if self._log is not None:
             return self._log.peer
         return None if self._last_server is None else name_of(self._last_server)

@@ -16,7 +16,16 @@ from errno import ECONNRESET
 
 from remctl import _explain
 from remctl._arguments import message_size
-from remctl._connect import close_socket, connect, prepare, resolve, without_frames
+from remctl._connect import (
+    STAGES,
+    OpeningDeadline,
+    begin_connect,
+    connect,
+    not_connected,
+    not_connected_in_time,
+    not_resolved,
+    not_resolved_in_time,
+)
 from remctl._exceptions import RemctlError, RemctlTimeoutError
 from remctl._explain import (
     AUTHENTICATING,
@@ -39,6 +48,7 @@ from remctl._results import (
 )
 from remctl._waiting import (
     CHECKPOINT,
+    NEVER,
     UNKNOWN,
     Deadline,
     Gathering,
@@ -54,7 +64,6 @@ if TYPE_CHECKING:
     import socket
 
     from remctl._arguments import Server
-    from remctl._connect import Address, Socket
     from remctl._explain import Doing
     from remctl._remctl_cffi import CData, ShimHandle
     from remctl._stage import Stage
@@ -117,8 +126,6 @@ class Connection:
         self._source_ip = source_ip
         self._doing: Doing = RESOLVING
         self.log = Log(server.host, server.port or lib.REMCTL_PORT)
-        # Kept, so that another attempt does not wait for the name service again.
-        self._addresses: list[Address] | None = None
         self._generation = generation[0]
         self.closed = False
         # After an error for a command of several tokens: the server may send an error
@@ -150,9 +157,15 @@ class Connection:
         return self.in_flight or (self.pending and self.must_finish)  # guard 4, 31
 
     @property
+    def peer(self) -> str:
+        """The server's host and port, as they are shown."""
+        self._name_port()
+        return self.log.peer
+
+    @property
     def stage(self) -> Stage:
         """The stage at which the last operation is, or has ended."""
-        return self._doing[0]
+        return self._current()[0]
 
     @property
     def loss(self) -> RemctlError | None:
@@ -181,7 +194,9 @@ class Connection:
     def fileno(self) -> int:
         """Return the connection's descriptor, -1 if there is none."""
         handle = self._handle
-        return -1 if handle is None else lib.shim_fileno(handle)
+        if handle is None or not self.established:
+            return -1
+        return lib.shim_fileno(handle)
 
     def has_input(self) -> bool:
         """Whether the server has sent something, or closed it, since the last call."""
@@ -200,6 +215,7 @@ class Connection:
         if handle is not None:
             lib.shim_close(handle)
         if not closed and enabled(DEBUG) and not self.inherited:
+            self._name_port()
             self.log.debug("closed: %s", _explain.printable_line(reason))
 
     def open(self, timeout: float, sock: socket.socket | None = None) -> Steps[None]:
@@ -207,54 +223,27 @@ class Connection:
         self._protocol1_ccache = self._ccache
         if self._ccache is None:
             self._protocol1_ccache = os.environ.get("KRB5CCNAME")
-        host = self._server.host
-        port = yield from self._connect(timeout, sock)
-        deadline = deadline_after(timeout)  # guard 48a, 49
-        for longest_pause in (*PAUSES, None):
-            self._doing = AUTHENTICATING
-            begin = lib.shim_now()
-            handle = self._open_handle()
-            outcome = yield from self._in_time(
-                finish(handle, lib.shim_begin_open(handle), deadline), timeout
-            )
-            if (
-                port is None
-                or outcome != lib.SHIM_FAILED
-                or not lib.shim_was_reset(handle)
-            ):
-                break
-            busy = _explain.resets(self.log.peer, to_text(handle.error))
-            cause = ConnectionResetError(ECONNRESET, os.strerror(ECONNRESET))
-            if longest_pause is None:
-                raise RemctlError(busy, "authenticate") from cause
-            # Random, so that many clients do not come back at the same moment.  (Not
-            # from the module random, which takes longer to import than this one.)
-            seconds = longest_pause * (1 + int.from_bytes(os.urandom(2), "big")) / 65536
-            if deadline.left() <= seconds:
-                late = f"timed out after {_explain.duration(timeout)}: {busy}"
-                raise RemctlTimeoutError(late, None, "authenticate") from cause
-            self.log.debug("reset: giving way to others for %.3f seconds", seconds)
-            self._drop_handle()
-            yield from self._cancellable(pause(seconds))
-            port = yield from self._connect_again(deadline)
+        if sock is None:
+            outcome = yield from self._connect(timeout)
+        else:
+            outcome = yield from self._authenticate(timeout, sock)
+        handle = self._open_handle()
+        milliseconds = 1000 * lib.shim_stage(handle)
+        port = lib.shim_port(handle) or None
         if outcome == lib.SHIM_UNSUPPORTED:
             self._become_protocol1(port)
         elif outcome == SHIM_OK:
             if port is not None:
-                spoke_protocol2.add((host.lower(), port))
+                spoke_protocol2.add((self._server.host.lower(), port))
         else:
             raise self._failure(outcome)
         self.log.debug(
             "handshake done, protocol %s, %.1f milliseconds",
             1 if self._protocol1_port else "2 or later",
-            1000 * (lib.shim_now() - begin),
+            milliseconds,
         )
         self.established = True
         self.in_flight = False
-
-    def _connect_again(self, deadline: Deadline) -> Steps[int | None]:
-        left = deadline.left()
-        return (yield from self._connect(0 if left == math.inf else max(left, 0.001)))
 
     def command_now(self, arguments: list[bytes], must_finish: bool) -> Packed | None:
         """Send a command (remctl_commandv).
@@ -519,31 +508,73 @@ class Connection:
         if self.pending:
             raise RemctlError("the reply to the last command is not read to its end")
 
-    def _connect(
-        self, timeout: float, sock: socket.socket | None = None
-    ) -> Steps[int | None]:
-        """Make a handle of ``sock``, or of a new connection, whose port is returned."""
-        port = None
-        sockets: list[Socket] = [] if sock is None else [sock]
-        try:
-            if sock is None:
-                source = self._source_ip
-                if self._addresses is None:
-                    self._addresses = yield from self._cancellable(
-                        resolve(self._server, source, timeout)
-                    )
-                self._doing = CONNECTING
-                steps = connect(
-                    self._addresses, self._server, source, timeout, sockets, self.log
-                )
-                port = yield from self._cancellable(steps)
-            self.log.port = port
-            prepare(sockets[-1])
-            self._new_handle(sockets[-1].fileno(), self._ccache)
-        finally:
-            for each in sockets:
-                close_socket(each)
-        return port
+    def _connect(self, timeout: float) -> Steps[int]:
+        """Connect and authenticate; again if the server resets the connection.
+
+        Returns the shim's outcome.
+        """
+        left, handshake = timeout, NEVER
+        last: tuple[ShimHandle, CData | None] | None = None
+        for longest_pause in (*PAUSES, None):
+            handle = self._new_handle(-1, self._ccache)
+            if last is not None:
+                lib.shim_take_addresses(handle, last[0])
+            begun = begin_connect(handle, self._server, self._source_ip, left)
+            deadline = NEVER
+            if timeout:
+                deadline = OpeningDeadline(handle, left, handshake)  # guard 48, 49
+            steps = connect(handle, begun, left, deadline, self.log)
+            outcome = yield from self._in_time(steps, timeout)
+            authenticating = self._current() is AUTHENTICATING
+            if outcome != lib.SHIM_FAILED or not authenticating:
+                break
+            if not lib.shim_was_reset(handle):
+                break
+            busy = _explain.resets(self.log.peer, to_text(handle.error))
+            cause = ConnectionResetError(ECONNRESET, os.strerror(ECONNRESET))
+            if longest_pause is None:
+                raise RemctlError(busy, "authenticate") from cause
+            if timeout and last is None:
+                handshake = Deadline(max(timeout - lib.shim_stage(handle), 0.001))
+            # Random, so that many clients do not come back at the same moment.  (Not
+            # from the module random, which takes longer to import than this one.)
+            seconds = longest_pause * (1 + int.from_bytes(os.urandom(2), "big")) / 65536
+            if handshake.left() <= seconds:
+                late = f"timed out after {_explain.duration(timeout)}: {busy}"
+                raise RemctlTimeoutError(late, None, "authenticate") from cause
+            self.log.debug("reset: giving way to others for %.3f seconds", seconds)
+            last = handle, self._owner
+            self._drop_handle()
+            yield from self._cancellable(pause(seconds))
+            if timeout:
+                left = max(handshake.left(), 0.001)
+        return outcome
+
+    def _authenticate(self, timeout: float, sock: socket.socket) -> Steps[int]:
+        """Authenticate over the caller's socket; return the shim's outcome."""
+        self.log.port = None
+        handle = self._new_handle(sock.fileno(), self._ccache)
+        deadline = OpeningDeadline(handle, timeout) if timeout else NEVER
+        steps = finish(handle, lib.shim_begin_open(handle), deadline)
+        return (yield from self._in_time(steps, timeout))
+
+    def _current(self) -> Doing:
+        """Return what the connection is doing, or did last.
+
+        How far open() has come, the shim knows.
+        """
+        handle = self._handle
+        if handle is not None and not self.established:
+            lib.shim_stage(handle)
+            self._doing = STAGES[handle.stage]
+            self._name_port()
+        return self._doing
+
+    def _name_port(self) -> None:
+        """Have texts and the log name the port that open() has connected to."""
+        handle = self._handle
+        if handle is not None and not self.established:
+            self.log.port = lib.shim_port(handle) or self.log.port
 
     def _new_handle(self, fd: int, ccache: str | None) -> ShimHandle:
         host, _, principal = self._server
@@ -553,7 +584,9 @@ class Connection:
             )
         except OSError as error:
             text = f"{_explain.cannot_connect(host, self.log.port)}: {error.strerror}"
-            raise RemctlError(text, "connect") from without_frames(error)
+            # Its frames would keep the client until garbage is collected.
+            cause = OSError(error.errno, error.strerror)
+            raise RemctlError(text, "connect") from cause
         if self.closed:  # by a close() that came before there was a handle
             lib.shim_close(self._handle)
             raise self._failure(lib.SHIM_CLOSED)
@@ -675,13 +708,17 @@ class Connection:
         """Return the exception for ``outcome``, which is not SHIM_OK."""
         if outcome == lib.SHIM_NO_MEMORY:
             return MemoryError()
-        handle = self._handle
+        handle, doing = self._handle, self._current()
         if self.closed or outcome == lib.SHIM_CLOSED or handle is None:
-            return RemctlError(
-                "the connection was closed during the call", self._doing[0]
-            )
+            text = "the connection was closed during the call"
+            if self.inherited:
+                text = "the call was begun by another process"
+            return RemctlError(text, doing[0])
+        if doing is RESOLVING:
+            return not_resolved(self._server.host, handle)
+        if doing is CONNECTING:
+            return not_connected(self._server, handle)
         text = to_text(handle.error)
-        doing = self._doing
         if self._protocol1_port is not None:
             doing = _explain.of_protocol1(doing, text)
         said = ffi.unpack(handle.data, handle.length) if handle.length else b""
@@ -702,10 +739,19 @@ class Connection:
             return f"default credential cache {to_text(handle.data)}"
         return "the default credential cache"
 
-    def _late(self, timeout: float) -> RemctlTimeoutError:
+    def _late(self, timeout: float) -> RemctlError:
         """Return the exception for a server that was silent for too long."""
-        text = _explain.timed_out(self._doing, self.log.peer, timeout)
-        return RemctlTimeoutError(text, None, self._doing[0])
+        doing, handle = self._doing, self._handle
+        if handle is not None and not self.established:
+            # As the deadline has found it: the job may have gone on.
+            doing = self._doing = STAGES[handle.stage]
+            self._name_port()
+        if doing is RESOLVING:
+            return not_resolved_in_time(self._server.host, timeout)
+        if doing is CONNECTING:
+            return not_connected_in_time(self._server, timeout)
+        text = _explain.timed_out(doing, self.log.peer, timeout)
+        return RemctlTimeoutError(text, None, doing[0])
 
     def _cancellable(self, steps: Steps[T]) -> Steps[T]:
         """Drive ``steps`` so that close() can cancel their waits."""

@@ -67,8 +67,8 @@ def new_connection(
 ) -> tuple[ShimHandle, CData]:
     """Return a handle of a connection over ``fd``, and its owner, as new_handle() does.
 
-    With -1 for ``fd``, libremctl makes its own socket later (protocol 1).  Raises
-    MemoryError, or OSError if no descriptor can be had.
+    With -1 for ``fd``, the shim makes the socket later, or libremctl does (protocol 1).
+    Raises MemoryError, or OSError if no descriptor can be had.
     """
     handle, owner = new_handle()
     if not lib.shim_init(

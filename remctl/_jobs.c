@@ -119,19 +119,20 @@ make_eventfd(void)
 {
     return eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
 }
-#else
+#endif
+
+/* Return ``fd``, or -1 for -1, with a number above the standard ones. */
 static int
 above_standard(int fd)
 {
     int copy;
 
-    if (fd >= FIRST_DESCRIPTOR)
+    if (fd < 0 || fd >= FIRST_DESCRIPTOR)
         return fd;
     copy = fcntl(fd, F_DUPFD_CLOEXEC, FIRST_DESCRIPTOR);
     close(fd);
     return copy;
 }
-#endif
 
 static bool
 make_descriptors(struct job *job)
@@ -163,6 +164,7 @@ make_descriptors(struct job *job)
     }
     fcntl(job->readable, F_SETFD, FD_CLOEXEC);
     fcntl(job->writable, F_SETFD, FD_CLOEXEC);
+    fcntl(job->readable, F_SETFL, O_NONBLOCK);
     fcntl(job->writable, F_SETFL, O_NONBLOCK);
     return true;
 #endif
@@ -221,6 +223,17 @@ wake_caller(struct job *job)
     (void) written; /* it fails if full, and then it is readable already */
 }
 
+/* Called with the mutex held: have the caller wait again. */
+static void
+forget_wakes(struct job *job)
+{
+    char octets[64];
+
+    if (job->readable >= 0 && is_same_file(job->readable, &job->readable_file))
+        while (read(job->readable, octets, sizeof(octets)) == (ssize_t) sizeof(octets))
+            ;
+}
+
 /* Called with the mutex held, and a job in the queue. */
 static struct job *
 take_job(void)
@@ -261,10 +274,13 @@ run_jobs(void *nothing)
         job->run(job);
         pthread_mutex_lock(&jobs.mutex);
         atomic_store(&job->ended, true);
+        /* As good as: the caller may be there with another job before this thread is. */
+        jobs.idle++;
         wake_caller(job);
         pthread_mutex_unlock(&jobs.mutex);
         release_job(job);
         pthread_mutex_lock(&jobs.mutex);
+        jobs.idle--;
     }
     jobs.threads--;
     pthread_mutex_unlock(&jobs.mutex);

@@ -12,13 +12,13 @@
  * three.
  *
  * Only one thread at a time may call shim_command, shim_gather, shim_forget,
- * shim_output, shim_keep, shim_silence, shim_begin_*, shim_end, shim_finish,
- * shim_default_cache, shim_hold and shim_release on a handle (Remctl's lock ensures
- * it).
+ * shim_output, shim_keep, shim_silence, shim_begin_*, shim_take_addresses,
+ * shim_stage, shim_end, shim_finish, shim_default_cache, shim_hold and shim_release
+ * on a handle (Remctl's lock ensures it).
  * Any thread may call the other functions at any time: shim_close() shuts the
  * connection down at once, and its last user frees it.  All calls into libremctl,
  * and all changes of what a connection owns, are made between begin_call() and
- * end_call().
+ * end_call(), or under the mutex of these.
  *
  * A comment such as "guard 33" marks the line that prevents hazard 33 of
  * tests/hazards.py.
@@ -36,6 +36,7 @@
 #include <poll.h>
 #include <pthread.h>
 #include <signal.h>
+#include <stdarg.h>
 #include <stdatomic.h>
 #include <stdbool.h>
 #include <stddef.h>
@@ -62,6 +63,7 @@
 #    include <linux/tcp.h>     /* the whole struct tcp_info */
 #    define TCP_STATE_CLOSE 7  /* in a header that this one excludes */
 #else
+#    include <netinet/tcp.h> /* TCP_NODELAY */
 #    undef POLLRDHUP
 #    define POLLRDHUP 0
 #endif
@@ -116,6 +118,31 @@ struct results {
     char *error;
 };
 
+enum stage { RESOLVING, CONNECTING, AUTHENTICATING };
+
+/* What shim_begin_connect() is to do, and how far it has come. */
+struct opening {
+    /* Protected by jobs.mutex, as others ask for it while the job runs. */
+    enum stage stage;
+    double begun; /* the stage, or to try an address, by shim_now() */
+    int turn;     /* which of the ports is tried; only the job changes it */
+
+    /* Set before there is a job. */
+    unsigned short ports[2]; /* to try; the second may be 0 */
+    double timeout;          /* for each address */
+    char *no_answer;
+    char *source;
+    int family;
+    bool noting;
+
+    /* Used by the job. */
+    struct addrinfo *found;         /* what the name service has answered */
+    const struct addrinfo *address; /* the one of these that is tried */
+    bool in_progress;               /* the socket is being connected to it */
+    int error;                      /* why that did not succeed, an errno */
+    char *reason;                   /* and its text */
+};
+
 typedef struct shim_connection {
     /* State.  Used by the one call that is under way, and by the thread that ends
      * the connection. */
@@ -124,19 +151,23 @@ typedef struct shim_connection {
     enum { UNTRIED, ANSWERED, REFUSED } noop; /* what the server did with NOOP */
     int low_water_mark; /* SO_RCVLOWAT, as we last set it */
     struct token_head next_token;
+    struct opening opening;
 
     /* What it owns, until take_resources().  Any thread may read the descriptor,
      * and must count as a user for as long as it uses the number. */
     struct remctl *remctl;
     char *host;      /* the struct remctl keeps pointers to this */
     char *principal; /* and this */
-    atomic_int fd;   /* ours; -1 if libremctl makes its own socket (protocol 1) */
+    atomic_int fd;   /* ours; -1 before it is made, and if libremctl makes its own
+                      * socket (protocol 1) */
     int library_fd;  /* the duplicate that libremctl owns once opened */
+
+    /* The socket's, to recognize its descriptors.  Changed with them. */
+    struct stat file;
 
     /* Set once, before any other thread sees the connection. */
     pid_t pid; /* with generation: the process that may use it */
     unsigned int generation;
-    struct stat file; /* the socket's, to recognize its descriptors */
 
     /* For all threads.  The connection is ended when it has no users, and its
      * memory is freed when there are no references. */
@@ -159,6 +190,7 @@ typedef struct shim_handle {
     size_t length;
     char *error;
     int many_tokens; /* whether the last command was sent as several tokens */
+    int stage;       /* from shim_stage() */
 
     /* The output that shim_gather() has read of the reply, on both streams. */
     char *out;
@@ -367,29 +399,6 @@ replace_descriptor(int fd, int file)
 #else
     return dup2(file, fd) >= 0 && fcntl(fd, F_SETFD, FD_CLOEXEC) == 0;
 #endif
-}
-
-/* Close a descriptor below FIRST_DESCRIPTOR that was in the place of a closed one.
- * While jobs run, an empty file takes it over, so that they never see it
- * closed. */
-static void
-shim_vacate(int fd)
-{
-    int file = -1;
-
-    pthread_mutex_lock(&standard_mutex);
-    if (standard_descriptors.jobs > 0) {
-        fill_standard_descriptors(); /* or the file would get such a number */
-        file = open_memory_file();
-    }
-    if (file >= 0 && fd < FIRST_DESCRIPTOR && replace_descriptor(fd, file)) /* guard 63d */
-        standard_descriptors.filled[fd] =
-            fstat(fd, &standard_descriptors.files[fd]) == 0;
-    else
-        close(fd);
-    if (file >= 0)
-        close(file);
-    pthread_mutex_unlock(&standard_mutex);
 }
 
 static void
@@ -707,12 +716,18 @@ release_connection(shim_connection *c)
 static void
 drop_reference(shim_connection *c)
 {
-    if (atomic_fetch_sub(&c->references, 1) == 1)
-        free(c);
+    if (atomic_fetch_sub(&c->references, 1) != 1)
+        return;
+    if (c->opening.found != NULL)
+        freeaddrinfo(c->opening.found);
+    free(c->opening.no_answer);
+    free(c->opening.source);
+    free(c->opening.reason);
+    free(c);
 }
 
 
-/* A job that uses a connection, of which it is a user, or the name service. */
+/* A job that uses a connection, of which it is a user. */
 struct work {
     struct job job;
     int (*function)(struct work *);
@@ -721,19 +736,21 @@ struct work {
     int outcome;
     struct results results;
 
+    char *notes; /* what it has done, in lines; protected by jobs.mutex */
+    size_t notes_length;
+
     unsigned short port;
     time_t timeout;
-    char *host;
     struct iovec *command; /* points into the octets */
     char *octets;
     size_t count;
 };
 
 static void
-call_function(struct work *work)
+call_function(struct work *work, int (*function)(struct work *))
 {
     enter_standard_descriptors(); /* guard 63b */
-    work->outcome = work->function(work);
+    work->outcome = function(work);
     leave_standard_descriptors();
 }
 
@@ -747,14 +764,9 @@ run_work(struct job *job)
     shim_connection *c = work->connection;
 
     work->outcome = SHIM_CLOSED;
-    if (c == NULL) {
-        if (!is_abandoned(job))
-            call_function(work);
-        return;
-    }
     begin_call(c);
     if (!is_abandoned(job) && !atomic_load(&c->closing))
-        call_function(work);
+        call_function(work, work->function);
     end_call(c);
     release_connection(c);
 }
@@ -768,7 +780,7 @@ free_work(struct job *job)
         drop_reference(work->connection);
     free(work->results.data);
     free(work->results.error);
-    free(work->host);
+    free(work->notes);
     free(work->command);
     free(work->octets);
     free(work);
@@ -980,8 +992,8 @@ duplicate(int fd, bool *failed)
 }
 
 /* Make a connection from a connected socket, which stays the caller's: the
- * connection gets two duplicates, one of them for libremctl.  For protocol 1
- * ``socket`` is -1.  ``h`` is all zero and already has its finalizer, so
+ * connection gets two duplicates, one of them for libremctl.  ``socket`` is -1 for
+ * shim_begin_connect() and for protocol 1.  ``h`` is all zero and already has its finalizer, so
  * that an interrupt cannot come between the two and leak the connection.
  * Returns 0 on failure: errno is set if there is no memory or descriptor,
  * and ``error`` is set if ``ccache`` cannot be used. */
@@ -1003,6 +1015,8 @@ shim_init(shim_handle *h, int socket, const char *host, const char *principal,
     }
     atomic_init(&c->fd, -1);
     c->library_fd = -1;
+    c->opening.stage = (socket >= 0) ? AUTHENTICATING : RESOLVING;
+    c->opening.begun = shim_now();
     c->low_water_mark = 1;
     atomic_init(&c->received, 0);
     c->generation = shim_generation;
@@ -1089,25 +1103,29 @@ shim_fileno(shim_handle *h)
 
 /* Jobs */
 
+/* Return the work of a job that calls ``run`` in a thread, and this ``function``.
+ * Without them, the job only ends when it is given up. */
 static struct work *
-new_work(void)
+new_work(void (*run)(struct job *), int (*function)(struct work *))
 {
-    return calloc(1, sizeof(struct work));
+    struct work *work = calloc(1, sizeof(*work));
+
+    if (work != NULL) {
+        work->job.run = run;
+        work->job.free = free_work;
+        work->function = function;
+    }
+    return work;
 }
 
-/* Begin a job of the handle that calls ``function``; if this is NULL, the
- * job only ends when it is given up.  Takes ``work`` over, and frees it on
- * failure. */
+/* Begin a job of the handle.  Takes ``work`` over, and frees it on failure. */
 static int
-begin_work(shim_handle *h, int (*function)(struct work *), struct work *work)
+begin_work(shim_handle *h, struct work *work)
 {
     struct results results = {0};
     char text[200];
     int error, outcome;
 
-    work->job.run = (function == NULL) ? NULL : run_work;
-    work->job.free = free_work;
-    work->function = function;
     work->generation = shim_generation;
     abandon_work(h);
     error = begin_job(&work->job);
@@ -1128,8 +1146,7 @@ begin_work(shim_handle *h, int (*function)(struct work *), struct work *work)
 
 /* The same for a job that uses the handle's connection. */
 static int
-begin_connection_work(shim_handle *h, int (*function)(struct work *),
-                struct work *work)
+begin_connection_work(shim_handle *h, struct work *work)
 {
     shim_connection *c;
     int outcome;
@@ -1143,28 +1160,11 @@ begin_connection_work(shim_handle *h, int (*function)(struct work *),
     }
     work->connection = c;
     atomic_fetch_add(&c->references, 1);
-    hold_connection(c); /* for the job; run_work() releases it */
-    outcome = begin_work(h, function, work);
+    hold_connection(c); /* for the job, which releases it at its end */
+    outcome = begin_work(h, work);
     if (outcome != SHIM_OK)
         release_connection(c);
     return leave_connection(h, c) ? outcome : SHIM_CLOSED;
-}
-
-/* The same for a job that uses no connection. */
-static int
-begin_plain_work(shim_handle *h, int (*function)(struct work *),
-                struct work *work)
-{
-    int outcome;
-
-    if (work == NULL)
-        return SHIM_NO_MEMORY;
-    if (!enter_handle(h)) {
-        free_work(&work->job);
-        return SHIM_CLOSED;
-    }
-    outcome = begin_work(h, function, work);
-    return leave_handle(h) ? outcome : SHIM_CLOSED;
 }
 
 /* Return the descriptor that becomes readable when the job under way ends,
@@ -1181,8 +1181,28 @@ shim_job_fileno(shim_handle *h)
     return fd;
 }
 
+/* Take over what the job has noted; whether there is anything. */
+static bool
+take_notes(shim_handle *h, struct work *work)
+{
+    struct results results = {0};
+
+    pthread_mutex_lock(&jobs.mutex);
+    results.data = work->notes;
+    results.length = work->notes_length;
+    work->notes = NULL;
+    work->notes_length = 0;
+    if (results.data != NULL)
+        forget_wakes(&work->job);
+    pthread_mutex_unlock(&jobs.mutex);
+    if (results.data != NULL)
+        store_results(h, &results);
+    return results.data != NULL;
+}
+
 /* Take over the results of the job under way and return its outcome, or WAIT
- * if it has not ended. */
+ * if it has not ended.  MORE: ``data`` is what it has noted, and the call has to be
+ * made again. */
 static int
 shim_end(shim_handle *h)
 {
@@ -1193,8 +1213,12 @@ shim_end(shim_handle *h)
         return SHIM_CLOSED;
     work = h->work;
     if (work != NULL && work->generation == shim_generation) {
+        const bool ended = atomic_load(&work->job.ended);
+
         outcome = SHIM_WAIT;
-        if (atomic_load(&work->job.ended)) {
+        if (take_notes(h, work))
+            outcome = SHIM_MORE;
+        else if (ended) {
             outcome = work->outcome;
             store_results(h, &work->results);
             work->results.data = work->results.error = NULL;
@@ -1231,79 +1255,17 @@ shim_abandon(shim_handle *h)
 static int
 shim_begin_pause(shim_handle *h)
 {
-    return begin_plain_work(h, NULL, new_work());
-}
-
-/* Write a line for each address: its family, the address, and, for IPv6, the
- * flow label and scope (otherwise zeros). */
-static int
-write_addresses(const struct addrinfo *found, struct results *results)
-{
-    const struct addrinfo *each;
-    size_t room = 1;
-    char *end;
-
-    for (each = found; each != NULL; each = each->ai_next)
-        room += INET6_ADDRSTRLEN + 4 * sizeof("4294967295");
-    results->data = end = malloc(room);
-    if (end == NULL)
-        return SHIM_NO_MEMORY;
-    for (each = found; each != NULL; each = each->ai_next) {
-        char text[INET6_ADDRSTRLEN];
-        const void *address;
-        unsigned long flow = 0, scope = 0;
-
-        if (each->ai_family == AF_INET) {
-            address = &((struct sockaddr_in *) each->ai_addr)->sin_addr;
-        } else if (each->ai_family == AF_INET6) {
-            struct sockaddr_in6 *six = (struct sockaddr_in6 *) each->ai_addr;
-
-            address = &six->sin6_addr;
-            flow = ntohl(six->sin6_flowinfo);
-            scope = six->sin6_scope_id;
-        } else
-            continue;
-        if (inet_ntop(each->ai_family, address, text, sizeof(text)) != NULL)
-            end += sprintf(end, "%d %s %lu %lu\n", each->ai_family, text, flow,
-                           scope);
-    }
-    results->length = (size_t) (end - results->data);
-    return SHIM_OK;
-}
-
-/* Ask the name service.  If it fails, ``status`` is getaddrinfo()'s error
- * code. */
-static int
-look_up(struct work *work)
-{
-    const struct addrinfo hints = {.ai_socktype = SOCK_STREAM};
-    struct addrinfo *found = NULL;
+    struct work *work = new_work(NULL, NULL);
     int outcome;
 
-    work->results.status = getaddrinfo(work->host, NULL, &hints, &found);
-    if (work->results.status == EAI_SYSTEM)
-        return fail_with(&work->results, strerror(errno));
-    if (work->results.status != 0)
-        return fail_with(&work->results, gai_strerror(work->results.status));
-    outcome = write_addresses(found, &work->results);
-    freeaddrinfo(found);
-    return outcome;
-}
-
-/* Begin to look up a host.  The job's data are the lines of
- * write_addresses(). */
-static int
-shim_begin_look_up(shim_handle *h, const char *host)
-{
-    struct work *work = new_work();
-
-    if (work != NULL)
-        work->host = strdup(host);
-    if (work == NULL || work->host == NULL) {
-        free(work);
+    if (work == NULL)
         return SHIM_NO_MEMORY;
+    if (!enter_handle(h)) {
+        free_work(&work->job);
+        return SHIM_CLOSED;
     }
-    return begin_plain_work(h, look_up, work);
+    outcome = begin_work(h, work);
+    return leave_handle(h) ? outcome : SHIM_CLOSED;
 }
 
 
@@ -1357,8 +1319,12 @@ authenticate(struct work *work)
 {
     shim_connection *c = work->connection;
     struct signal_guard guard;
-    int outcome;
+    int outcome, on = 1;
 
+    /* libremctl writes the handshake, and commands of many tokens, in several small
+     * pieces, each of which would wait for the acknowledgement of the one before.
+     * It fails for a tunnel that is not TCP. */
+    setsockopt(c->fd, IPPROTO_TCP, TCP_NODELAY, &on, sizeof(on));
     set_nonblocking(c, 0); /* guard 13 */
     block_signals(&guard);
     c->handed_over = true;
@@ -1375,13 +1341,15 @@ authenticate(struct work *work)
     return outcome;
 }
 
-/* Begin the handshake over our socket, which also asks the KDC and the name
+/* Begin the handshake over the caller's socket, which also asks the KDC and the name
  * service.  UNSUPPORTED: the server speaks protocol 1. */
 static int
 shim_begin_open(shim_handle *h)
 {
-    return begin_connection_work(h, authenticate, new_work());
+    return begin_connection_work(h, new_work(run_work, authenticate));
 }
+
+#include "_connect.c"
 
 /* Of the libkrb5 that libremctl is linked with.  Weak, as its header files are
  * not needed otherwise, and a libremctl may be linked with something else. */
@@ -1490,13 +1458,13 @@ open_protocol1(struct work *work)
 static int
 shim_begin_open_protocol1(shim_handle *h, unsigned short port, time_t timeout)
 {
-    struct work *work = new_work();
+    struct work *work = new_work(run_work, open_protocol1);
 
     if (work != NULL) {
         work->port = port;
         work->timeout = timeout;
     }
-    return begin_connection_work(h, open_protocol1, work);
+    return begin_connection_work(h, work);
 }
 
 
@@ -1662,7 +1630,7 @@ static int
 shim_begin_command(shim_handle *h, const char *octets, const uint32_t *lengths,
                    size_t count)
 {
-    struct work *work = new_work();
+    struct work *work = new_work(run_work, send_large_command);
     size_t i, size = 0;
 
     if (work == NULL)
@@ -1682,7 +1650,7 @@ shim_begin_command(shim_handle *h, const char *octets, const uint32_t *lengths,
     for (i = 0; i < count; i++)
         work->command[i].iov_base =
             work->octets + ((char *) work->command[i].iov_base - octets);
-    return begin_connection_work(h, send_large_command, work);
+    return begin_connection_work(h, work);
 }
 
 
@@ -2150,7 +2118,7 @@ read_output(struct work *work)
 static int
 shim_begin_output(shim_handle *h)
 {
-    return begin_connection_work(h, read_output, new_work());
+    return begin_connection_work(h, new_work(run_work, read_output));
 }
 
 
@@ -2220,7 +2188,7 @@ ask_for_noop(struct work *work)
 static int
 shim_begin_noop(shim_handle *h)
 {
-    return begin_connection_work(h, ask_for_noop, new_work());
+    return begin_connection_work(h, new_work(run_work, ask_for_noop));
 }
 
 

@@ -513,11 +513,7 @@ HAZARDS: dict[int, Hazard] = {
             "client/test_timeouts.py::test_a_mute_kdc_times_out",
         ],
         [
-            Removal(
-                "_connection.py",
-                {"48a": "deadline = Deadline(0)"},
-            ),
-            Removal("_connect.py", {"48b": "deadline = deadline_after(0)"}),
+            Removal("_connection.py", {"48": "deadline = NEVER"}),
         ],
     ),
     49: Hazard(
@@ -525,10 +521,7 @@ HAZARDS: dict[int, Hazard] = {
         "one deadline for the whole handshake; silence is measured afterwards",
         ["client/test_timeouts.py::test_the_handshake_times_out_as_a_whole"],
         [
-            Removal(
-                "_connection.py",
-                {"49": "deadline = IdleDeadline(self._open_handle(), timeout)"},
-            ),
+            Removal("_connection.py", {"49": "deadline = IdleDeadline(handle, left)"}),
         ],
     ),
     50: Hazard(
@@ -600,7 +593,7 @@ HAZARDS: dict[int, Hazard] = {
         "what ipaddress takes, before connecting",
         ["client/test_client.py::test_source_ip_is_checked_by_open"],
         [
-            Removal("_connect.py", {"56": "family = None"}),
+            Removal("_connect.py", {"56": "family = 0"}),
         ],
     ),
     57: Hazard(
@@ -665,13 +658,10 @@ HAZARDS: dict[int, Hazard] = {
         "it gets others",
         [
             "client/test_processes.py::test_programs_without_standard_streams",
-            "client/test_processes.py::test_a_job_beside_a_socket_without_standard_streams",
         ],
         [
             Removal("_jobs.c", {"63a": "#define FIRST_DESCRIPTOR 0"}),
             Removal("_shim.c", {"63b": ""}),
-            Removal("_connect.py", {"63c": "STDERR_FILENO = -1"}),
-            Removal("_shim.c", {"63d": "if (false)"}),
         ],
     ),
     # Found later
@@ -786,6 +776,33 @@ HAZARDS: dict[int, Hazard] = {
         ],
         [
             Removal("_shim.c", {"74": ""}),
+        ],
+    ),
+    75: Hazard(
+        "when the name service answers at last, the caller of open() may have left",
+        "before each address the job asks whether it is still wanted",
+        ["client/test_jobs.py::test_a_job_that_was_left_does_not_connect"],
+        [
+            Removal("_connect.c", {"75a": "if (false)", "75b": "if (false)"}),
+        ],
+    ),
+    76: Hazard(
+        "servers that are silent keep a thread each, and there are none for others",
+        "a thread waits for a moment only, and then the caller does",
+        ["client/test_jobs.py::test_addresses_that_are_silent_keep_no_threads"],
+        [
+            Removal("_connect.c", {"76": "#define CONNECT_WAIT_MS 3600000"}),
+        ],
+    ),
+    77: Hazard(
+        "a socket's number may be a file's when the next address is tried",
+        "it is looked at before it gets another socket",
+        [
+            "client/test_jobs.py::test_a_silent_socket_that_the_program_has_closed",
+            "client/test_jobs.py::test_a_silent_socket_that_is_another_by_now",
+        ],
+        [
+            Removal("_connect.c", {"77": "if (true)"}),
         ],
     ),
 }

@@ -14,10 +14,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Callable
 
 import pytest
+from silent import full
+from stages import PRINCIPAL
 from support import HANG, commands, descriptors, run_python, wait_until
 from tunnel import tunnel
 
 import remctl
+from remctl import _arguments
+from remctl._connection import Connection
+from remctl._waiting import block
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -60,7 +65,7 @@ def loopback_address() -> str:
 
 
 @contextmanager
-def forwarded(server: Server, address: tuple[str, int]) -> Iterator[list[object]]:
+def forwarded(server: Any, address: tuple[str, int]) -> Iterator[list[object]]:
     """Pass connections to ``address`` on to ``server``, and collect them."""
     accepted: list[object] = []
     with socket.create_server(address) as listener, ExitStack() as tunnels:
@@ -157,10 +162,43 @@ def test_default_ports(
         }
         with remctl.Remctl(host, port, server.principal) as client:
             assert client.run(["test", "hello"]) == HELLO
+            assert f" {host}:{used}, open>" in repr(client)
         assert remctl.remctl(host, port, server.principal, ["test", "hello"]) == HELLO
         assert {number: len(peers) for number, peers in accepted.items()} == {
             number: 2 if number == used else 0 for number in served
         }
+
+
+def test_default_port_is_named_in_the_handshake(
+    scripted: Callable[..., Any], caplog: pytest.LogCaptureFixture
+) -> None:
+    """S69, S70: the one that has answered, before open() has ended."""
+    caplog.set_level("DEBUG", "remctl")
+    host = loopback_address()
+    mute = scripted([["handshake", {"stop": ["hang", 0]}]])
+    client = remctl.Remctl()
+
+    def call() -> None:
+        with pytest.raises(remctl.RemctlError, match="closed during the call"):
+            client.open(host, None, PRINCIPAL)
+
+    with forwarded(mute, (host, 4444)):
+        thread = threading.Thread(target=call)
+        thread.start()
+        wait_until(lambda: f" {host}:4444, opening>" in repr(client))
+        client.close()
+        thread.join()
+    assert f"{host}:4444, connection" in caplog.messages[-1]
+
+
+def test_closed_before_it_has_begun() -> None:
+    """S66: the stage is the first, and the server has its name."""
+    connection = Connection(_arguments.server("localhost", 0, None), None, None)
+    connection.close("in a test")
+    with pytest.raises(remctl.RemctlError, match="closed during the call") as caught:
+        block(connection.open(0))
+    assert caught.value.stage == "resolve"
+    assert connection.peer == "localhost:4373"
 
 
 @pytest.mark.parametrize("port", [None, 0])
@@ -186,13 +224,8 @@ def test_default_ports_both_failing(port: int | None) -> None:
 def test_default_ports_failing_in_different_ways(deaf: int, text: str) -> None:
     """S3: the first port's error, where the other one has another."""
     host = loopback_address()
-    with socket.create_server((host, deaf), backlog=0) as listener, ExitStack() as full:
-        for _ in range(3):
-            waiting = full.enter_context(socket.socket())
-            waiting.setblocking(False)
-            waiting.connect_ex(listener.getsockname())
-        with pytest.raises(remctl.RemctlError) as caught:
-            remctl.Remctl(host, timeout=0.3)
+    with full(host, deaf), pytest.raises(remctl.RemctlError) as caught:
+        remctl.Remctl(host, timeout=0.3)
     assert str(caught.value) == f"cannot connect to {host} (port 4373): {text}"
     assert isinstance(caught.value, TimeoutError) == (deaf == 4373)
 

@@ -4,26 +4,32 @@
 from __future__ import annotations
 
 import asyncio
+import logging
+import os
 import random
 import re
 import signal
 import socket
 import threading
 import time
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any, Callable
 
 import pytest
 from names import names
+from silent import full
 from stages import STAGES, Stage, in_use, wait_for_release
 from support import AT_ONCE, LINUX_SHIM, descriptors, run_python, wait_until
 
 import remctl
 import remctl.aio
-from remctl import _connect
-from remctl._ffi import lib
-from remctl._waiting import block
+from remctl import _arguments, _connect
+from remctl._connect import OpeningDeadline, begin_connect
+from remctl._ffi import lib, new_connection
+from remctl._jobs import finish
+from remctl._waiting import NEVER, block
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -66,6 +72,16 @@ def begin(count: int, call: Callable[[], Any]) -> list[asyncio.Future[Any]]:
 def tasks() -> set[Path]:
     """Return the threads of this process, C's too."""
     return set(Path("/proc/self/task").iterdir())
+
+
+def sockets() -> set[int]:
+    """Return the descriptors of this process that are sockets."""
+    found = set()
+    for each in Path("/proc/self/fd").iterdir():
+        with suppress(FileNotFoundError):  # the directory's own
+            if str(each.readlink()).startswith("socket:"):
+                found.add(int(each.name))
+    return found
 
 
 @pytest.fixture(params=["name service", "kdc", "handshake", "noop"])
@@ -239,29 +255,163 @@ def test_a_retry_may_reach_another_port(
 @pytest.mark.parametrize(
     "host", ["localhost", "127.0.0.1", "::1", "two.invalid", "scoped.invalid"]
 )
-def test_addresses_are_those_of_the_system(host: str) -> None:
-    """In the same order, numeric ones without a job."""
+def test_addresses_are_those_of_the_system(
+    host: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    """In the same order."""
     known = {
         "two.invalid": ["127.0.0.3", "127.0.0.2", "::1"],
         "scoped.invalid": ["fe80::1"],
     }
     with names().know(host, *known.get(host, [])):
-        found = socket.getaddrinfo(host, 0, type=socket.SOCK_STREAM)
-        before = len(tasks())
-        steps = _connect.look_up(host, 0)
-        addresses = block(steps)
-    assert addresses == [(entry[0], entry[4]) for entry in found]
-    if host[0] in "1:":
-        assert len(tasks()) <= before  # others may end
+        found = socket.getaddrinfo(host, 1, type=socket.SOCK_STREAM)
+        caplog.set_level(logging.DEBUG, "remctl")
+        with pytest.raises(remctl.RemctlError):
+            remctl.Remctl(host, 1)
+    tried = [each for each in caplog.messages if "trying" in each]
+    assert [each.partition(": trying ")[2] for each in tried] == [
+        f"{entry[4][0]} port 1" for entry in found
+    ]
 
 
-@pytest.mark.parametrize("call", ["open", "noop", "look up"])
+def test_addresses_that_are_silent_keep_no_threads() -> None:
+    """A thread waits for them for a moment only, and then the caller does."""
+    with full() as port:
+        # In a program of its own: here, other tests' threads may still be idle.
+        result = run_python(
+            """
+            import asyncio, os, sys, time
+            import remctl.aio
+
+            def threads():
+                return len(os.listdir("/proc/self/task"))
+
+            async def main():
+                before = threads()
+                opens = [remctl.aio.Remctl().open("127.0.0.1", port) for _ in range(20)]
+                waiting = [asyncio.ensure_future(each) for each in opens]
+                await asyncio.sleep(0.5)
+                longest = time.monotonic() + 60
+                assert threads() > before
+                while threads() > before:  # they end when they have been idle
+                    assert time.monotonic() < longest
+                    await asyncio.sleep(0.1)
+                assert not any(each.done() for each in waiting)
+                for each in waiting:
+                    each.cancel()
+                await asyncio.gather(*waiting, return_exceptions=True)
+
+            port = int(sys.argv[1])
+            asyncio.run(main())
+            """,
+            port,
+        )
+    assert (result.returncode, result.stderr) == (0, "")
+
+
+@pytest.mark.parametrize("leave", ["close", "time out"])
+def test_a_job_that_was_left_does_not_connect(leave: str) -> None:
+    """When the name service answers at last, nobody wants the connection any more."""
+    client = remctl.Remctl(timeout=0.2 if leave == "time out" else 0)
+
+    def call() -> None:
+        with pytest.raises(remctl.RemctlError):
+            client.open("late.invalid", port)
+
+    with socket.create_server((LOOPBACK, 0)) as listener:
+        port = listener.getsockname()[1]
+        with names().know("late.invalid", LOOPBACK, mute=True) as service:
+            caller = threading.Thread(target=call)
+            caller.start()
+            service.wait_until_asked()
+            if leave == "close":
+                client.close()
+            caller.join()
+            service.answer()
+            time.sleep(0.5)
+        listener.setblocking(False)
+        with pytest.raises(BlockingIOError):
+            listener.accept()
+
+
+def test_a_silent_socket_that_the_program_has_closed(tmp_path: Path) -> None:
+    """Its number is a file's by then, and stays the file's: the next address fails."""
+    known = names().know("two.invalid", "127.0.0.2", "127.0.0.3")
+    with full("127.0.0.2") as port, full("127.0.0.3", port), known:
+        client = remctl.Remctl(timeout=1)
+        errors = []
+
+        def call() -> None:
+            with pytest.raises(remctl.RemctlError) as caught:
+                client.open("two.invalid", port)
+            errors.append(str(caught.value))
+
+        before = sockets()
+        caller = threading.Thread(target=call)
+        caller.start()
+        time.sleep(0.3)
+        ours = sockets() - before
+        path = tmp_path / "file"
+        with path.open("wb") as file:
+            for fd in ours:
+                os.dup2(file.fileno(), fd)
+            caller.join()
+            for fd in ours:
+                assert os.fstat(fd).st_ino == path.stat().st_ino
+                os.close(fd)
+    assert len(ours) == 1
+    where = f"cannot connect to two.invalid (port {port})"
+    assert errors == [f"{where}: Bad file descriptor"]
+
+
+def test_a_silent_socket_that_is_another_by_now() -> None:
+    """Nor is the handshake sent over a socket of the program's."""
+    with full() as port, ExitStack() as stack:
+        client = remctl.Remctl(timeout=5)
+        errors = []
+
+        def call() -> None:
+            with pytest.raises(remctl.RemctlError) as caught:
+                client.open(LOOPBACK, port)
+            errors.append(str(caught.value))
+
+        before = sockets()
+        caller = threading.Thread(target=call)
+        caller.start()
+        time.sleep(0.3)
+        (ours,) = sockets() - before
+        one, other = map(stack.enter_context, socket.socketpair())
+        os.dup2(one.fileno(), ours)
+        caller.join()
+        os.close(ours)
+        other.setblocking(False)
+        with pytest.raises(BlockingIOError):
+            other.recv(1)
+    where = f"cannot connect to {LOOPBACK} (port {port})"
+    assert errors == [f"{where}: Bad file descriptor"]
+
+
+def test_a_job_that_is_late_does_not_keep_its_caller() -> None:
+    """If no thread comes to look after an address's time, the deadline passes, too."""
+    with full() as port:
+        handle, _owner = new_connection(-1, LOOPBACK, None, None, None)
+        server = _arguments.server(LOOPBACK, port, None)
+        outcome = block(finish(handle, begin_connect(handle, server, None, 0), NEVER))
+        assert outcome == lib.SHIM_BLOCKS
+        deadline = OpeningDeadline(handle, 0.1)
+        assert not deadline.passed()
+        assert deadline.longest_wait() <= 0.1
+        wait_until(deadline.passed)
+        lib.shim_close(handle)
+
+
+@pytest.mark.parametrize("call", ["open", "noop", "sock"])
 def test_no_thread_to_be_had(server: Server, call: str) -> None:
     """RemctlError at once, with the reason, and nothing is left; SIGTERM works."""
     before = descriptors()
     result = run_python(
         """
-        import os, resource, signal, sys, threading, time
+        import os, resource, signal, socket, sys, threading, time
         import remctl
 
         host, port, call = sys.argv[1:]
@@ -274,16 +424,17 @@ def test_no_thread_to_be_had(server: Server, call: str) -> None:
                 if time.monotonic() > longest:
                     break
                 time.sleep(0.1)
+        before = sorted(os.listdir("/proc/self/fd"))
+        sock = socket.create_connection((host, port)) if call == "sock" else None
         if os.geteuid() == 0:
             os.setuid(65534)  # for root there is no limit
         resource.setrlimit(resource.RLIMIT_NPROC, (0, 0))
-        before = sorted(os.listdir("/proc/self/fd"))
         start = time.monotonic()
         try:
             if call == "noop":
                 client.noop()
             else:
-                client.open("127.0.0.1" if call == "open" else host, port)
+                client.open(host, port, sock=sock)
         except remctl.RemctlError as error:
             print(error, error.stage, flush=True)
         assert time.monotonic() - start < 20
@@ -301,9 +452,9 @@ def test_no_thread_to_be_had(server: Server, call: str) -> None:
     assert result.stderr == ""
     reason = "cannot start a thread: Resource temporarily unavailable"
     texts = {
-        "open": f"{reason} (127.0.0.1:{server.port}) authenticate\n",
+        "open": f"cannot look up localhost: {reason} resolve\n",
         "noop": f"{reason} (localhost:{server.port}) reply\n",
-        "look up": f"cannot look up localhost: {reason} resolve\n",
+        "sock": f"{reason} (localhost) authenticate\n",
     }
     assert result.stdout == texts[call]
     assert result.returncode == -signal.SIGTERM

@@ -12,7 +12,8 @@ from contextlib import suppress
 from typing import TYPE_CHECKING, Any, Callable
 
 import pytest
-from support import LINUX_SHIM, run_python
+from silent import full
+from support import LINUX_SHIM, run_python, wait_until
 
 import remctl
 
@@ -89,6 +90,24 @@ def test_records_of_addresses(records: Callable[[], list[str]]) -> None:
     ]
     text = "cannot connect to 127.99.98.97 (port 4373): Connection refused"
     assert records() == [*tried, f"DEBUG closed: {text}"]
+
+
+def test_records_come_at_once(
+    client: remctl.Remctl, records: Callable[[], list[str]]
+) -> None:
+    """S69: an address that is silent is in the log before it is given up."""
+
+    def call() -> None:
+        with pytest.raises(remctl.RemctlError, match="closed during the call"):
+            client.open("127.0.0.1", port)
+
+    with full() as port:
+        thread = threading.Thread(target=call)
+        thread.start()
+        wait_until(lambda: f"DEBUG trying 127.0.0.1 port {port}" in records())
+        assert thread.is_alive()
+        client.close()
+        thread.join()
 
 
 def test_records_of_a_server_that_resets(

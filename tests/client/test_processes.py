@@ -568,47 +568,6 @@ with open(file, "w") as stream:
     assert run_without_streams(program, tmp_path, mute.port) == "[3, 0]"
 
 
-def test_a_job_beside_a_socket_without_standard_streams(
-    scripted: Start, tmp_path: Path
-) -> None:
-    """Hazard 63: a socket that gives such a number up leaves no hole for the job."""
-    mute = scripted([["handshake", {"stop": ["hang", 2]}]])
-    program = f"""{OPEN_MUTE}
-from remctl import _connect
-
-def filled():
-    found = [f"/proc/self/fd/{{fd}}" for fd in range(3)]
-    return sum("remctl" in os.readlink(fd) for fd in found if os.path.lexists(fd))
-
-client = remctl.Remctl()
-thread = threading.Thread(target=open_mute, args=[client])
-
-class Lib:
-    def __getattr__(self, name):
-        return getattr(lib, name)
-
-    def shim_vacate(self, fd):
-        if not thread.is_alive():
-            thread.start()
-            while len(os.listdir("/proc/self/task")) < 3:
-                time.sleep(0.01)
-            time.sleep(0.2)  # until its job has seen that all are open
-        lib.shim_vacate(fd)
-
-lib, _connect.lib = _connect.lib, Lib()
-sockets = []
-_connect.add_socket(sockets, 2)  # takes all three, and gives them up
-result = [filled(), sockets[-1].fileno() > 2]
-client.close()
-thread.join()
-while filled():
-    time.sleep(0.01)
-with open(file, "w") as stream:
-    stream.write(str(result))
-"""
-    assert run_without_streams(program, tmp_path, mute.port) == "[3, True]"
-
-
 def test_slow_tokens_without_standard_streams(server: Server, tmp_path: Path) -> None:
     """The memory that such a token goes through is not where messages go, either."""
     program = """

@@ -76,7 +76,7 @@ def run(program: Path, server: Server, rounds: int) -> tuple[int, list[str]]:
 def is_ours(report: str) -> bool:
     """Whether a report has frames of ours, but for those that made its threads."""
     stacks = re.sub(r"(?m)^  Thread T.* created by(.+\n)*", "", report)
-    return re.search(r"_(shim|jobs)\.c:|shim_threads\.c:", stacks) is not None
+    return re.search(r"_(shim|connect|jobs)\.c:|shim_threads\.c:", stacks) is not None
 
 
 def sees_planted_race(server: Server) -> bool:

@@ -67,7 +67,8 @@ def name_of(server: Server) -> str:
 def of_this_process(states: dict[int, T], make: Callable[[], T]) -> T:
     """Return the state of this process, as made by ``make``, and forget the parent's.
 
-    All threads of a process get the same one.
+    All threads of a process get the same one.  A forked child makes its own, as locks
+    held by other threads of the parent are never released in the child.
     """
     ours = generation[0]  # guard 47e
     if ours not in states:
@@ -100,6 +101,7 @@ class RemctlBase:
     ) -> None:
         """Close the connection, if there is one, and apply the settings."""
         self.close()
+        # The object's lock, or other state: see of_this_process().
         self._in_process: dict[int, Any] = {}
         self._last_error = [NO_ERROR]
         self._log = self._last_server = None
@@ -276,16 +278,6 @@ class RemctlBase:
     def __reduce__(self) -> Any:
         """Refuse to be pickled or copied, as a connection cannot be."""
         raise TypeError(f"cannot pickle {type(self).__name__!r} object")
-
-    def _of_this_process(self, make: Callable[[], T]) -> T:
-        """Return the object's lock or other state in this process, as made by ``make``.
-
-        A forked child makes its own: locks held by other threads of the parent are
-        never released in the child.
-        """
-        # The usual case without another call.
-        state: T | None = self._in_process.get(generation[0])
-        return of_this_process(self._in_process, make) if state is None else state
 
     def _is_inherited(self) -> bool:
         """Whether the connection was opened before a fork, by the parent process."""

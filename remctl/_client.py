@@ -15,8 +15,10 @@ from remctl._base import (
     RemctlBase,
     as_protocol_error,
     check_call,
+    of_this_process,
 )
 from remctl._exceptions import RemctlError, RemctlProtocolError
+from remctl._ffi import generation
 from remctl._public import publish
 from remctl._waiting import block, deadline_after
 
@@ -300,7 +302,10 @@ class Remctl(RemctlBase):
     def _lock(self) -> threading.RLock:
         # An RLock, as it knows whether this thread holds it.  A flag of our own could
         # be wrong, as a signal may come before or after it is set.
-        return self._of_this_process(threading.RLock)
+        lock: threading.RLock | None = self._in_process.get(generation[0])
+        if lock is None:
+            lock = of_this_process(self._in_process, threading.RLock)
+        return lock
 
     def _command(self, arguments: list[bytes], must_finish: bool = False) -> Connection:
         connection = self._opened_connection()

@@ -183,7 +183,7 @@ def longest_gathering(deadline: Deadline) -> int:
 
 def first_gathering(deadline: Deadline) -> int:
     """Return the same for any thread, without asking which one this is."""
-    if not waits_in_c():
+    if getattr(select, "poll", None) is not POLL:  # without a call of waits_in_c()
         return 0
     if deadline is NEVER:
         return FIRST_GATHERING

@@ -43,7 +43,9 @@ from remctl._base import (
     RemctlBase,
     as_protocol_error,
     check_call,
+    of_this_process,
 )
+from remctl._ffi import generation
 from remctl._pool import Line, Place, PoolBase
 from remctl._waiting import deadline_after
 
@@ -291,7 +293,10 @@ class Remctl(RemctlBase):
 
     @property
     def _holds(self) -> Holds:
-        return self._of_this_process(Holds)
+        holds: Holds | None = self._in_process.get(generation[0])
+        if holds is None:
+            holds = of_this_process(self._in_process, Holds)
+        return holds
 
 
 class Hold:

@@ -99,10 +99,16 @@ look_up(struct work *work)
     const struct addrinfo hints = {.ai_socktype = SOCK_STREAM};
     shim_connection *c = work->connection;
     struct addrinfo *found = NULL;
+    int error;
 
+    /* As calls into libremctl: a child that was forked while glibc holds its lock for
+     * the addresses of this machine could never look up a name. */
+    begin_call(c);
     work->results.status = getaddrinfo(c->host, NULL, &hints, &found);
+    error = errno;
+    end_call(c);
     if (work->results.status == EAI_SYSTEM)
-        return fail_with(&work->results, strerror(errno));
+        return fail_with(&work->results, strerror(error));
     if (work->results.status != 0)
         return fail_with(&work->results, gai_strerror(work->results.status));
     c->opening.found = found;
@@ -387,8 +393,7 @@ find_and_connect(struct work *work)
     return outcome;
 }
 
-/* The name service and the server are not waited for inside libremctl: a fork does not
- * wait for them. */
+/* Connecting is not inside a call, so a fork does not wait for it. */
 static void
 run_opening(struct job *job)
 {

@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, Any, Callable, NamedTuple
 
 from kerberos import forget_configuration
 from names import names
+from silent import full
 from support import descriptors, wait_until
 
 if TYPE_CHECKING:
@@ -94,12 +95,8 @@ def open_on(port: int, client: Remctl) -> None:
 @contextmanager
 def connecting(_: Callable[..., ScriptedServer]) -> Iterator[Stage]:
     """A server whose queue of connections is full: the kernel ignores others."""
-    with ExitStack() as stack:
-        listener = stack.enter_context(socket.create_server(("127.0.0.1", 0)))
-        listener.listen(0)
-        address = listener.getsockname()
-        stack.enter_context(socket.create_connection(address))
-        yield Stage(nothing, partial(open_on, address[1]), nothing, nothing)
+    with full() as port:
+        yield Stage(nothing, partial(open_on, port), nothing, nothing)
 
 
 @contextmanager

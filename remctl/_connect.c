@@ -11,13 +11,6 @@
 /* How long a job waits for an address to answer. */
 #define CONNECT_WAIT_MS 50 /* guard 76 */
 
-/* Whether the caller of the job still waits for it. */
-static bool
-is_wanted(struct work *work)
-{
-    return !is_abandoned(&work->job) && !atomic_load(&work->connection->closing);
-}
-
 /* Write down what the job does, for the caller's log, and wake the caller. */
 static void __attribute__((format(printf, 2, 3)))
 note(struct work *work, const char *format, ...)
@@ -71,6 +64,12 @@ shim_stage(shim_handle *h)
     return since;
 }
 
+static unsigned short
+port_of(const struct opening *o)
+{
+    return o->ports[o->turn];
+}
+
 /* Return the port that shim_begin_connect() has connected to, 0 if it has not. */
 static int
 shim_port(shim_handle *h)
@@ -84,7 +83,7 @@ shim_port(shim_handle *h)
 
         pthread_mutex_lock(&jobs.mutex);
         if (o->stage == AUTHENTICATING)
-            port = o->ports[o->turn];
+            port = port_of(o);
         pthread_mutex_unlock(&jobs.mutex);
     }
     leave_handle(h);
@@ -125,12 +124,6 @@ suitable(const struct opening *o, const struct addrinfo *each)
                                       : each->ai_family != o->family))
         each = each->ai_next;
     return each;
-}
-
-static unsigned short
-port_of(const struct opening *o)
-{
-    return o->ports[o->turn];
 }
 
 /* Go on to the next address, or to the next port and the first address.  Returns
@@ -402,14 +395,19 @@ run_opening(struct job *job)
     work->outcome = SHIM_CLOSED;
     if (is_wanted(work))
         call_function(work, find_and_connect);
-    if (work->outcome == SHIM_OK && !is_wanted(work))
-        work->outcome = SHIM_CLOSED;
     if (work->outcome != SHIM_OK) {
         release_connection(work->connection);
         return;
     }
-    begin_stage(work->connection, AUTHENTICATING);
+    if (is_wanted(work))
+        begin_stage(work->connection, AUTHENTICATING);
     run_work(job);
+}
+
+static int
+shim_begin_connect_on(shim_handle *h)
+{
+    return begin_connection_work(h, new_work(run_opening, authenticate));
 }
 
 /* Begin to look up the connection's host, to connect to the first of the ports, and
@@ -440,15 +438,7 @@ shim_begin_connect(shim_handle *h, const unsigned short ports[2], double timeout
     o->noting = noting != 0;
     if (!leave_connection(h, c))
         return SHIM_CLOSED;
-    if (failed)
-        return SHIM_NO_MEMORY;
-    return begin_connection_work(h, new_work(run_opening, authenticate));
-}
-
-static int
-shim_begin_connect_on(shim_handle *h)
-{
-    return begin_connection_work(h, new_work(run_opening, authenticate));
+    return failed ? SHIM_NO_MEMORY : shim_begin_connect_on(h);
 }
 
 /* Use the addresses that ``from``, which is closed and has no job, has looked up.

@@ -104,9 +104,9 @@ def connect(
     ``begun`` is what begin_connect() has returned.  Raises TimeoutError if ``deadline``
     passes first.
     """
+    heed = partial(log_notes, log)
     while True:
-        job = finish(handle, begun, deadline, partial(log_notes, log))
-        outcome = yield from job
+        outcome = yield from finish(handle, begun, deadline, heed)
         if outcome != lib.SHIM_BLOCKS:
             return outcome
         yield from await_answer(handle, timeout)

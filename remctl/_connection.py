@@ -566,6 +566,12 @@ class Connection:
         handle = self._handle
         if handle is not None and not self.established:
             lib.shim_stage(handle)
+        return self._seen()
+
+    def _seen(self) -> Doing:
+        """Return the same, as it was when the shim was last asked."""
+        handle = self._handle
+        if handle is not None and not self.established:
             self._doing = STAGES[handle.stage]
             self._name_port()
         return self._doing
@@ -741,11 +747,7 @@ class Connection:
 
     def _late(self, timeout: float) -> RemctlError:
         """Return the exception for a server that was silent for too long."""
-        doing, handle = self._doing, self._handle
-        if handle is not None and not self.established:
-            # As the deadline has found it: the job may have gone on.
-            doing = self._doing = STAGES[handle.stage]
-            self._name_port()
+        doing = self._seen()  # by the deadline: the job may have gone on
         if doing is RESOLVING:
             return not_resolved_in_time(self._server.host, timeout)
         if doing is CONNECTING:

@@ -754,6 +754,14 @@ call_function(struct work *work, int (*function)(struct work *))
     leave_standard_descriptors();
 }
 
+/* Whether the caller of the job still waits for it, and has not closed the
+ * connection. */
+static bool
+is_wanted(struct work *work)
+{
+    return !is_abandoned(&work->job) && !atomic_load(&work->connection->closing);
+}
+
 /* Call the function in a thread, unless the caller has left or closed the
  * connection while the job was in the queue.  In protocol 1 there is no
  * socket that close() could have shut down, so a command would still be run. */
@@ -765,7 +773,7 @@ run_work(struct job *job)
 
     work->outcome = SHIM_CLOSED;
     begin_call(c);
-    if (!is_abandoned(job) && !atomic_load(&c->closing))
+    if (is_wanted(work))
         call_function(work, work->function);
     end_call(c);
     release_connection(c);

@@ -100,12 +100,12 @@ look_up(struct work *work)
     struct addrinfo *found = NULL;
     int error;
 
-    /* As calls into libremctl: a child that was forked while glibc holds its lock for
-     * the addresses of this machine could never look up a name. */
-    begin_call(c);
+    /* A fork waits for it, as for calls into libremctl: the name service has locks of
+     * its own, which a child would never get. */
+    begin_call(c); /* guard 78a */
     work->results.status = getaddrinfo(c->host, NULL, &hints, &found);
     error = errno;
-    end_call(c);
+    end_call(c); /* guard 78b */
     if (work->results.status == EAI_SYSTEM)
         return fail_with(&work->results, strerror(error));
     if (work->results.status != 0)

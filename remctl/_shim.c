@@ -410,8 +410,8 @@ leave_standard_descriptors(void)
     pthread_mutex_unlock(&standard_mutex);
 }
 
-/* A forked child inherits libkrb5's locks as they are; those held by other
- * threads are never released in the child.  So a fork keeps new calls out
+/* A forked child inherits the locks of libkrb5 and of the name service as they
+ * are; those held by other threads are never released in the child.  So a fork keeps new calls out
  * and waits for those inside, but not for long: a call that waits for the
  * network holds no such lock. */
 #define MAX_FORK_DELAY_MS 200

@@ -805,4 +805,14 @@ HAZARDS: dict[int, Hazard] = {
             Removal("_connect.c", {"77": "if (true)"}),
         ],
     ),
+    78: Hazard(
+        "a forked child inherits the name service's locks, and waits without end",
+        "a fork waits for other threads' look-ups, for a fifth of a second at most",
+        [
+            "client/test_processes.py::test_fork_while_another_thread_looks_a_name_up",
+        ],
+        [
+            Removal("_connect.c", {"78a": "", "78b": ""}),
+        ],
+    ),
 }

@@ -6,6 +6,7 @@ from __future__ import annotations
 import socket
 import subprocess
 import sys
+from pathlib import Path
 from textwrap import dedent
 from typing import TYPE_CHECKING, Any, Callable
 
@@ -16,8 +17,6 @@ from support import HANG, run_python
 import remctl
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     from remctl.testing import Server
 
     Start = Callable[..., Any]
@@ -276,6 +275,37 @@ for _ in range(40):
 """
     )
     check(program, server.host, server.port, "")
+
+
+def test_fork_while_another_thread_looks_a_name_up(server: Server) -> None:
+    """Hazard 78: the child has the name service's locks as well."""
+    helpers = Path(__file__).parent.parent / "helpers"
+    program = (
+        FORK
+        + """
+sys.path.insert(0, str(file))
+from names import names
+
+def look_up(client):
+    client.open("slow.invalid", port, "host/localhost")
+
+client = remctl.Remctl()
+with names().know("slow.invalid", "127.0.0.1", mute=True, locks=True) as service:
+    thread = background(look_up, client)
+    service.wait_until_asked()
+    os.register_at_fork(before=service.answer)
+    child = fork()
+    if child == 0:
+        own = remctl.Remctl(timeout=30)  # a bound on a hang
+        look_up(own)
+        assert own.noop()
+        os._exit(0)
+    wait(child)
+    thread.join()
+assert client.noop()
+"""
+    )
+    check(program, server.host, server.port, helpers)
 
 
 def test_fork_while_a_connection_ends(server: Server) -> None:

@@ -32,6 +32,7 @@ class Names:
         self._addresses = (ctypes.c_char * 1024).in_dll(library, "scripted_addresses")
         self._mute = ctypes.c_int.in_dll(library, "scripted_mute")
         self._asked = ctypes.c_int.in_dll(library, "scripted_asked")
+        self._locks = ctypes.c_int.in_dll(library, "scripted_locks")
 
     @property
     def asked(self) -> int:
@@ -47,12 +48,18 @@ class Names:
         self._mute.value = 0
 
     @contextmanager
-    def know(self, name: str, *addresses: str, mute: bool = False) -> Iterator[Names]:
-        """Have these addresses for ``name``, and answer at once or later."""
+    def know(
+        self, name: str, *addresses: str, mute: bool = False, locks: bool = False
+    ) -> Iterator[Names]:
+        """Have these addresses for ``name``, and answer at once or later.
+
+        With ``locks`` it answers one thread at a time.
+        """
         self._name.value = name.encode()
         self._addresses.value = "".join(f"{each} " for each in addresses).encode()
         self._asked.value = 0
         self._mute.value = int(mute)
+        self._locks.value = int(locks)
         try:
             yield self
         finally:

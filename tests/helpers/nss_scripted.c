@@ -8,6 +8,7 @@
 #include <errno.h>
 #include <netdb.h>
 #include <nss.h>
+#include <pthread.h>
 #include <stdatomic.h>
 #include <stdlib.h>
 #include <string.h>
@@ -19,6 +20,24 @@ char scripted_addresses[1024];
 /* Whether it is mute, and how often it has been asked. */
 atomic_int scripted_mute;
 atomic_int scripted_asked;
+/* Whether it holds a lock while it answers, as glibc and its other modules do. */
+atomic_int scripted_locks;
+static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
+
+static void
+take_a_while(void)
+{
+    if (scripted_locks)
+        pthread_mutex_lock(&lock);
+    scripted_asked++;
+    while (scripted_mute)
+        usleep(1000);
+    if (scripted_locks) {
+        /* A fork that began when it was not mute any more would be over by then. */
+        usleep(20000);
+        pthread_mutex_unlock(&lock);
+    }
+}
 
 enum nss_status
 _nss_scripted_gethostbyname4_r(const char *name, struct gaih_addrtuple **found,
@@ -33,9 +52,7 @@ _nss_scripted_gethostbyname4_r(const char *name, struct gaih_addrtuple **found,
     *host_error = HOST_NOT_FOUND;
     if (strcmp(name, scripted_name) != 0)
         return NSS_STATUS_NOTFOUND;
-    scripted_asked++;
-    while (scripted_mute)
-        usleep(1000);
+    take_a_while();
     strcpy(addresses, scripted_addresses);
     while ((address = strsep(&rest, " ")) != NULL && *address != '\0') {
         struct gaih_addrtuple *tuple = (struct gaih_addrtuple *) buffer;

@@ -7,10 +7,10 @@ import asyncio
 import select
 from typing import TYPE_CHECKING, TypeVar
 
-from remctl._waiting import NEVER, Readiness
+from remctl._waiting import NEVER
 
 if TYPE_CHECKING:
-    from remctl._waiting import Steps
+    from remctl._waiting import Readiness, Steps
 
 T = TypeVar("T")
 
@@ -34,10 +34,7 @@ async def drive(steps: Steps[T]) -> T:
                 wait = next(steps)
             except StopIteration as stop:
                 return stop.value  # type: ignore[no-any-return]  # the generator's T
-            if isinstance(wait, Readiness):
-                await until_ready(wait)
-            else:
-                await asyncio.sleep(0)
+            await until_ready(wait)
     finally:
         steps.close()
 

@@ -47,7 +47,6 @@ from remctl._results import (
     as_error,
 )
 from remctl._waiting import (
-    CHECKPOINT,
     NEVER,
     UNKNOWN,
     Deadline,
@@ -67,7 +66,7 @@ if TYPE_CHECKING:
     from remctl._explain import Doing
     from remctl._remctl_cffi import CData, ShimHandle
     from remctl._stage import Stage
-    from remctl._waiting import Steps, T, Wait
+    from remctl._waiting import Steps, T
 
     # The arguments one after the other, their lengths, and how many there are.
     Packed = tuple[bytes, list[int], int]
@@ -143,7 +142,7 @@ class Connection:
         self._handle: ShimHandle | None = None
         self._owner: CData | None = None
         # What the caller is waiting for, so that close() can cancel it.
-        self._wait: Wait | None = None
+        self._wait: Readiness | None = None
         # With a protocol 1 server: its port, and the credential cache of open().
         self._protocol1_port: int | None = None
         self._protocol1_ccache: str | None = None
@@ -334,17 +333,22 @@ class Connection:
             return None
         raise self._failure(outcome)
 
-    def output(self, timeout: float) -> Steps[RemctlOutput]:
-        """Return the next token, and let other tasks run every now and then."""
-        # Not after each token, as that takes longer than the token itself.
-        if self._availability == SHIM_OK and lib.shim_now() - self._turn > LONGEST_TURN:
-            yield CHECKPOINT
-            self._turn = lib.shim_now()
+    def output_in_turn(self) -> RemctlOutput | None:
+        """Return what output_now() does, and note that nothing was waited for."""
         token = self.output_now()
-        if token is None:
-            return (yield from self.output_later(timeout))
-        self._availability = SHIM_OK
+        if token is not None:
+            self._availability = SHIM_OK
         return token
+
+    def turn_is_over(self) -> bool:
+        """Whether other tasks are to run before the next token is read."""
+        return (
+            self._availability == SHIM_OK and lib.shim_now() - self._turn > LONGEST_TURN
+        )
+
+    def begin_turn(self) -> None:
+        """Note that other tasks have run."""
+        self._turn = lib.shim_now()
 
     def output_later(self, timeout: float) -> Steps[RemctlOutput]:
         """Return the next token, which output_now() has not found, after a wait."""
@@ -767,7 +771,7 @@ class Connection:
         finally:
             steps.close()
 
-    def _wait_for(self, wait: Wait) -> Steps[None]:
+    def _wait_for(self, wait: Readiness) -> Steps[None]:
         """Wait in such a way that close() can cancel it."""
         try:
             self._wait = wait

@@ -2,9 +2,8 @@
 """What a connection waits for, and how a blocking caller waits.
 
 A connection's operations are generators, called steps.  They yield what they wait for:
-the Readiness of a descriptor, the Gathering of a reply, or the CHECKPOINT at which
-other tasks may run.  When they are resumed, they check themselves whether it is there
-or the deadline has passed.
+the Readiness of a descriptor, or the Gathering of a reply.  When they are resumed, they
+check themselves whether it is there or the deadline has passed.
 block() drives them in the calling thread, remctl.aio in an event loop.
 """
 
@@ -20,13 +19,12 @@ from remctl._ffi import lib
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Generator
-    from typing import Callable, TypeVar, Union
+    from typing import Callable, TypeVar
 
     from remctl._remctl_cffi import ShimHandle
 
     T = TypeVar("T")
-    Wait = Union["Readiness", "Checkpoint"]
-    Steps = Generator[Wait, None, T]
+    Steps = Generator["Readiness", None, T]
 
 UNKNOWN = -1  # none of the shim's outcomes
 
@@ -153,19 +151,6 @@ class Gathering(Readiness):
         if not milliseconds:
             super().block()
         self.outcome = lib.shim_gather(self._handle, milliseconds)
-
-
-class Checkpoint:
-    """A wait for nothing, so that other tasks of an event loop can run."""
-
-    def cancel(self) -> None:
-        """Do nothing: this wait ends by itself."""
-
-    def block(self) -> None:
-        """Do nothing: other threads run anyway."""
-
-
-CHECKPOINT = Checkpoint()
 
 
 def longest_block(deadline: Deadline = NEVER) -> float:

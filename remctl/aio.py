@@ -51,7 +51,7 @@ from remctl._waiting import deadline_after
 
 if TYPE_CHECKING:
     import socket
-    from collections.abc import AsyncIterator, Iterable
+    from collections.abc import AsyncIterator, Awaitable, Iterable
     from contextlib import AbstractAsyncContextManager
     from types import TracebackType
 
@@ -60,7 +60,6 @@ if TYPE_CHECKING:
     from remctl._arguments import Ccache, Port
     from remctl._connection import Connection
     from remctl._results import RemctlOutput, RemctlSimpleResult
-    from remctl._waiting import Steps
 
 __all__ = ["Pool", "Remctl", "remctl"]
 
@@ -163,7 +162,7 @@ class Remctl(RemctlBase):
         if sock is not None:
             sock = _arguments.connected_socket(sock)
         with sock or nullcontext():  # the connection has duplicates
-            await self._exclusively(self._open, server, sock)
+            await self._exclusively(drive, self._open(server, sock))
 
     async def command(self, command: Iterable[object]) -> None:
         """Send a command, whose output is then read with output().
@@ -218,32 +217,40 @@ class Remctl(RemctlBase):
         """Close the connection."""
         self.close()
 
-    def _command(
+    async def _command(
         self, arguments: list[bytes], must_finish: bool = False
-    ) -> Steps[Connection]:
+    ) -> Connection:
         connection = self._opened_connection()
         unsent = connection.command_now(arguments, must_finish)
         if unsent is not None:
-            yield from connection.command_later(unsent, self._timeout)
+            await drive(connection.command_later(unsent, self._timeout))
         return connection
 
-    def _output(self) -> Steps[RemctlOutput]:
-        return (yield from self._readable_connection().output(self._timeout))
+    async def _output(self) -> RemctlOutput:
+        connection = self._readable_connection()
+        # Not after each token, as that takes longer than the token itself.
+        if connection.turn_is_over():
+            await asyncio.sleep(0)
+            connection.begin_turn()
+        token = connection.output_in_turn()
+        if token is not None:
+            return token
+        return await drive(connection.output_later(self._timeout))
 
-    def _run(self, arguments: list[bytes]) -> Steps[RemctlSimpleResult]:
+    async def _run(self, arguments: list[bytes]) -> RemctlSimpleResult:
         # Its own connection to the end: see remctl.Remctl._run().
-        connection = yield from self._command(arguments, must_finish=True)
+        connection = await self._command(arguments, must_finish=True)
         timeout = self._timeout
         deadline = deadline_after(timeout)
-        return (yield from connection.reply_later(timeout, deadline))
+        return await drive(connection.reply_later(timeout, deadline))
 
-    def _noop(self) -> Steps[bool]:
-        return (yield from self._opened_connection().noop(self._timeout))
+    async def _noop(self) -> bool:
+        return await drive(self._opened_connection().noop(self._timeout))
 
     async def _exclusively(
-        self, function: Callable[..., Steps[T]], *arguments: object
+        self, function: Callable[..., Awaitable[T]], *arguments: object
     ) -> T:
-        """Drive the steps of ``function`` while no other task uses the connection."""
+        """Await ``function`` while no other task uses the connection."""
         loop, holds = running_loop(), self._holds
         last = holds.last()
         lock = last.lock if last.loop is loop else None
@@ -253,29 +260,29 @@ class Remctl(RemctlBase):
         # Weak, as a call that is left in a stopped loop would keep all later holds.
         seen = ref(last)
         del last
-        async with lock:
+        # Not ``async with``, which makes two more coroutines for each token.
+        await lock.acquire()
+        try:
             hold, cut_off = holds.take(Hold(loop, lock), seen)
             try:
                 if cut_off:
                     self._close("its event loop was stopped in the middle of a call")
-                return await self._call(function(*arguments))
+                last_error = self._begin_call()
+                try:
+                    result = await function(*arguments)
+                    last_error[0] = NO_ERROR
+                    return result  # noqa: TRY300 (so that no token is lost)
+                except BaseException as error:
+                    try:
+                        self._record(error, last_error)
+                    finally:
+                        interrupted = not isinstance(error, RemctlError)
+                        self._drop_broken(last_error, interrupted)
+                    raise
             finally:
                 end(hold)
-
-    async def _call(self, steps: Steps[T]) -> T:
-        """Drive ``steps``, and keep their error."""
-        last_error = self._begin_call()
-        try:
-            result = await drive(steps)
-            last_error[0] = NO_ERROR
-            return result  # noqa: TRY300 (so that no token is lost)
-        except BaseException as error:
-            try:
-                self._record(error, last_error)
-            finally:
-                interrupted = not isinstance(error, RemctlError)
-                self._drop_broken(last_error, interrupted)
-            raise
+        finally:
+            lock.release()
 
     def _detach(self) -> Connection | None:
         last = self._holds.last()
@@ -433,7 +440,7 @@ class Pool(PoolBase):
                 await self._wait(place, line)
             if not self._lend_idle(client, place, line):
                 await client._exclusively(  # noqa: SLF001 (as in _pool)
-                    self._connect, client, place, line
+                    drive, self._connect(client, place, line)
                 )
             self._check_open()
             yield client

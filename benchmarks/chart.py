@@ -95,7 +95,7 @@ def legend() -> Iterator[str]:
     yield text(
         MARGIN + 150 * len(LEGEND),
         25,
-        "Less is better. Lines: least to greatest round. In brackets: times the limit.",
+        "Less is better. Lines: least to greatest. In brackets: times the limit.",
         "note",
     )
 

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import TYPE_CHECKING, NamedTuple
 
 from contestants import TITLES
@@ -22,6 +23,9 @@ POOL = 64 + 1
 
 # A small command's time, of the limit.
 COMMAND = {"sync": 1.1, "pypy": 1.05, "aio": 1.12, "pypy_aio": 1.1}
+
+# The shortest program that does the same with this package's C code.
+FLOORS = {"sync": "shim", "pypy": "shim", "aio": "shim_aio", "pypy_aio": "shim_aio"}
 
 # How much slower PyPy may be than CPython.
 PYPY = 1.2
@@ -51,40 +55,45 @@ def at_least(text: str, value: float, limit: float) -> Goal:
     return Goal(f"{text}: at least {limit:g}", f"{value:.3g}", value >= limit)
 
 
+def floor(key: str, value: float) -> str:
+    """Return the remark that a floor's own figure is ``value``."""
+    return f" ({TITLES[key]}: {value:.3g})"
+
+
 def judge(results: Results, measures: list[Measure]) -> Iterator[Goal]:
     """Return all goals with what was measured."""
     median, ratio = results.median, results.ratio
-    shim = f" ({TITLES['shim']}: {{:.3g}})".format
     for ours, limit in COMMAND.items():
         yield at_most(
             f"A small command, of the limit, {TITLES[ours]}",
             ratio("command", ours, "own"),
             limit,
-            remark=shim(ratio("command", "shim", "own")),
+            remark=floor(FLOORS[ours], ratio("command", FLOORS[ours], "own")),
         )
     yield at_most(
         "A small command's client CPU, of C's with its own socket",
         ratio("command", "sync", "own", "cpu"),
         2,
-        remark=shim(ratio("command", "shim", "own", "cpu")),
+        remark=floor("shim", ratio("command", "shim", "own", "cpu")),
     )
-    blocking, loop = (
+    blocking, aio, shim, shim_aio, loop = (
         median("instructions_command", key, "instructions") / 1e3
-        for key in ("sync", "loop")
+        for key in ("sync", "aio", "shim", "shim_aio", "loop")
     )
     yield at_most(
         f"Instructions for a small command, {TITLES['sync']}",
         blocking,
         95,
         " thousand",
-        shim(median("instructions_command", "shim", "instructions") / 1e3),
+        floor("shim", shim),
     )
     yield at_most(
         f"Instructions for a small command, {TITLES['aio']}",
-        median("instructions_command", "aio", "instructions") / 1e3,
+        aio,
         170,
         " thousand",
-        f" (the blocking twin's, and {TITLES['loop']}: {blocking + loop:.3g})",
+        floor("shim_aio", shim_aio)
+        + f" (the blocking twin's, and {TITLES['loop']}: {blocking + loop:.3g})",
     )
     for other in ("pyremctl", "open"):
         yield at_least(
@@ -96,32 +105,35 @@ def judge(results: Results, measures: list[Measure]) -> Iterator[Goal]:
         "Connect and small command, of the limit",
         ratio("one", "sync", "own"),
         1.15,
-        remark=f" ({TITLES['threads']}: {ratio('one', 'threads', 'own'):.3g})",
+        remark=floor("threads", ratio("one", "threads", "own")),
     )
     yield at_least(
         "Connect and small command with pyremctl, of ours",
         ratio("one", "pyremctl", "sync"),
         12,
     )
+    whole = partial(
+        ratio, "instructions_whole_token", base="pyremctl", figure="instructions"
+    )
     yield at_most("noop()", median("noop", "sync") * 1e3, 0.5, " ms")
-    threads = f" ({TITLES['threads']}: {ratio('noop', 'threads', 'pyremctl'):.3g})"
     for ours, noop, token in (("sync", 1.15, 1.5), ("aio", 1.6, 2.5)):
         yield at_most(
             f"noop(), of pyremctl's, {TITLES[ours]}",
             ratio("noop", ours, "pyremctl"),
             noop,
-            remark=threads,
+            remark=floor("threads", ratio("noop", "threads", "pyremctl")),
         )
         yield at_most(
             f"A small token, of pyremctl's, {TITLES[ours]}",
             ratio("tokens", ours, "pyremctl"),
             token,
-            remark=shim(ratio("tokens", "shim", "pyremctl")),
+            remark=floor(FLOORS[ours], ratio("tokens", FLOORS[ours], "pyremctl")),
         )
         yield at_most(
             f"A small token's client CPU with run(), of pyremctl's, {TITLES[ours]}",
             ratio("whole_tokens", ours, "pyremctl", "cpu"),
             1,
+            remark=f" (instructions: {whole(ours):.3g})",
         )
     yield at_most(
         "64 MiB with run(): more memory at the peak, of the output's size",

@@ -17,6 +17,10 @@ OURS = ("sync", "aio", "pypy", "pypy_aio")
 # Net::Remctl has no threads, and pyremctl only runs one of them at a time.
 THREADED = ("own", *OURS, "open")
 
+# In each round, for what is short: a machine that others share changes its speed every
+# few seconds.
+PASSES = 3
+
 # A delayed acknowledgement makes small commands this much slower.
 DELAY = 25
 
@@ -51,7 +55,8 @@ class Measure:
     ``warm`` how often before, which does not count: at most once where nothing is
     compiled meanwhile.  ``rate`` is the unit of how much goes over the wire in a
     second.  ``counted`` runs in valgrind, which counts instructions.  ``once`` is for
-    what does not vary, or takes too long to be done in every round.
+    what does not vary, or takes too long to be done in every round; of what varies
+    most, a round has several ``passes``.
     """
 
     key: str
@@ -67,6 +72,7 @@ class Measure:
     delayed: bool = False
     counted: bool = False
     once: bool = False
+    passes: int = 1
 
     def arguments(self, contestant: Contestant) -> list[int]:
         """Return SIZE, TURNS and WARM for ``contestant``'s command line."""
@@ -85,10 +91,11 @@ def full() -> list[Measure]:
             "A small command on an open connection",
             "command",
             (LATENCY, CPU),
-            contestants=(*ALL, "shim"),
+            contestants=(*ALL, "shim", "shim_aio"),
             turns=1000,
             warm=3000,
             delayed=True,
+            passes=PASSES,
         ),
         Measure(
             "connect",
@@ -98,6 +105,7 @@ def full() -> list[Measure]:
             contestants=(*ALL, "threads"),
             turns=300,
             warm=2000,
+            passes=PASSES,
         ),
         Measure(
             "one",
@@ -108,6 +116,7 @@ def full() -> list[Measure]:
             turns=300,
             warm=2000,
             delayed=True,
+            passes=PASSES,
         ),
         Measure(
             "noop",
@@ -117,6 +126,7 @@ def full() -> list[Measure]:
             contestants=(*ALL, "threads", "loop"),
             turns=3000,
             warm=10000,
+            passes=PASSES,
         ),
         Measure(
             "output",
@@ -134,10 +144,11 @@ def full() -> list[Measure]:
             "100,000 output tokens of 8 octets: figures for one token",
             "tokens",
             (SHORT, CPU),
-            contestants=(*ALL, "shim"),
+            contestants=(*ALL, "shim", "shim_aio"),
             base="open",
             size=100_000,
             rate="tokens/s",
+            passes=PASSES,
         ),
         Measure(
             "whole_tokens",
@@ -147,6 +158,7 @@ def full() -> list[Measure]:
             contestants=(*OURS, "pyremctl"),
             base="pyremctl",
             size=100_000,
+            passes=PASSES,
         ),
         Measure(
             "whole_output",
@@ -239,7 +251,7 @@ def full() -> list[Measure]:
             "Instructions for a small command",
             "command",
             (INSTRUCTIONS,),
-            contestants=("own", "open", "sync", "aio", "shim", "loop"),
+            contestants=("own", "open", "sync", "aio", "shim", "shim_aio", "loop"),
             turns=200,
             warm=0,
             counted=True,
@@ -272,7 +284,7 @@ def full() -> list[Measure]:
             "Instructions for an output token of 8 octets",
             "tokens",
             (INSTRUCTIONS,),
-            contestants=("own", "open", "sync", "aio", "shim"),
+            contestants=("own", "open", "sync", "aio", "pyremctl", "shim", "shim_aio"),
             size=5000,
             warm=0,
             counted=True,
@@ -283,8 +295,8 @@ def full() -> list[Measure]:
             "The same with run()",
             "whole_tokens",
             (INSTRUCTIONS,),
-            contestants=("sync", "aio"),
-            base="sync",
+            contestants=("sync", "aio", "pyremctl"),
+            base="pyremctl",
             size=5000,
             warm=0,
             counted=True,
@@ -307,6 +319,7 @@ def full() -> list[Measure]:
             contestants=(*OURS, "pyremctl"),
             base="pyremctl",
             turns=10,
+            passes=PASSES,
         ),
     ]
 
@@ -329,9 +342,8 @@ QUICK_SIZES = {
 }
 QUICK_CONTESTANTS = {
     "sleep200": ("own", "sync", "pypy"),
-    "instructions_command": ("own", "sync", "aio", "shim", "loop"),
+    "instructions_command": ("own", "sync", "aio", "shim", "shim_aio", "loop"),
     "instructions_token": ("own", "sync"),
-    "instructions_whole_token": ("sync",),
     "instructions_one": ("own",),
     "instructions_noop": ("own",),
 }
@@ -347,6 +359,7 @@ def quick() -> list[Measure]:
             contestants=QUICK_CONTESTANTS.get(each.key, each.contestants),
             turns=min(each.turns, 2),
             warm=0,
+            passes=1,
         )
         for each in full()
         if each.key not in NOT_QUICK

@@ -129,7 +129,7 @@ def run_all(
             if measure.once and turn > 0:
                 continue
             began = time.monotonic()
-            for contestant in EVERYONE:
+            for contestant in EVERYONE * measure.passes:
                 if contestant.key in measure.contestants:
                     method = count if measure.counted else take
                     figures = method(contestant, measure, servers)

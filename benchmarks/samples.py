@@ -26,13 +26,13 @@ class Results:
     def samples(
         self, measure: str, contestant: str, figure: str = "seconds"
     ) -> list[float]:
-        """Return one figure in each of the rounds; KeyError if there is none."""
+        """Return one figure each time it was taken; KeyError if there is none."""
         if not self.has(measure, contestant, figure):
             raise KeyError(measure, contestant, figure)
         return self._samples[measure, contestant, figure]
 
     def median(self, measure: str, contestant: str, figure: str = "seconds") -> float:
-        """Return the median of one figure's rounds."""
+        """Return the median of one figure."""
         return statistics.median(self.samples(measure, contestant, figure))
 
     def ratio(

@@ -19,14 +19,20 @@ poll = select.poll()
 poll.register(lib.shim_fileno(handle), select.POLLIN)
 
 
+def wait_for_token() -> int:
+    """Have the rest of a token read; return the outcome."""
+    lib.shim_begin_output(handle)
+    while (outcome := lib.shim_finish(handle, 1000)) == lib.SHIM_WAIT:
+        pass
+    return outcome
+
+
 def read() -> bytes | None:
     """Return the next output, None at the end."""
     while (outcome := lib.shim_output(handle)) == lib.SHIM_WAIT:
         poll.poll()
     if outcome == lib.SHIM_BLOCKS:  # its receive memory is full
-        lib.shim_begin_output(handle)
-        while (outcome := lib.shim_finish(handle, 1000)) == lib.SHIM_WAIT:
-            pass
+        outcome = wait_for_token()
     if outcome != lib.SHIM_OK or handle.type != lib.REMCTL_OUT_OUTPUT:
         return None
     return ffi.unpack(handle.data, handle.length)
@@ -60,4 +66,5 @@ def tokens() -> None:
     turns.report(given.size)
 
 
-{"command": command, "tokens": tokens}[given.measure]()
+if __name__ == "__main__":
+    {"command": command, "tokens": tokens}[given.measure]()

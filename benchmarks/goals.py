@@ -92,8 +92,8 @@ def judge(results: Results, measures: list[Measure]) -> Iterator[Goal]:
         aio,
         170,
         " thousand",
-        floor("shim_aio", shim_aio)
-        + f" (the blocking twin's, and {TITLES['loop']}: {blocking + loop:.3g})",
+        f" ({TITLES['shim_aio']}: {shim_aio:.3g}; the blocking twin's, and "
+        f"{TITLES['loop']}: {blocking + loop:.3g})",
     )
     for other in ("pyremctl", "open"):
         yield at_least(

@@ -60,7 +60,9 @@ CONTESTANTS = [
 FLOORS = [
     Contestant("threads", "C, own socket, and threads", (str(C_CLIENT), "threads")),
     Contestant("shim", "remctl-cffi's shim alone", python(CPYTHON, "shim.py")),
-    Contestant("shim_aio", "the shim alone, asyncio", python(CPYTHON, "shim_aio.py")),
+    Contestant(
+        "shim_aio", "remctl-cffi's shim alone, asyncio", python(CPYTHON, "shim_aio.py")
+    ),
     Contestant("loop", "asyncio alone, one wait", python(CPYTHON, "loop.py")),
 ]
 # Whole programs, for which the time of an import counts.

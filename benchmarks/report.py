@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING
 
 from contestants import EVERYONE, TITLES
 from goals import judge
-from measures import PASSES
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -22,10 +21,10 @@ INTRODUCTION = """\
 # Benchmarks
 
 Made by `scripts/bench` on {date} in {rounds}:
-one contestant after the other in each, and {passes} times over where that is short. All
-ran on one machine with their server, over loopback. Figures are medians, with the least
-and the greatest where there are several; a ratio is that of two medians. Only the
-ratios are worth comparing with other machines'.
+one contestant after the other in each, and up to {passes} times over where figures vary
+most. All ran on one machine with their server, over loopback. Figures are medians, with
+the least and the greatest where there are several; a ratio is that of two medians. Only
+the ratios are worth comparing with other machines'.
 
 - The limit of latency is the C program with a socket of its own, which sets TCP_NODELAY
   and arms TCP_QUICKACK before each wait. With remctl_open(), on which all other
@@ -43,10 +42,11 @@ ratios are worth comparing with other machines'.
   socket, and threads" is the limit for a client that Ctrl-C can interrupt: it looks the
   name up, authenticates and exchanges NOOPs in a thread each, as all three can block
   without end inside their libraries. "remctl-cffi's shim alone" is the shortest Python
-  loop that drives this package's C code token by token: no time-outs, no close() from
-  elsewhere, no errors, no results. "the shim alone, asyncio" is the same for an event
-  loop: add_reader(), a future, remove_reader(). "asyncio alone, one wait" is what that
-  takes for a pair of sockets, without any client.
+  loop that drives this package's C code: no time-outs, no close() from elsewhere, no
+  errors, no results. With asyncio, it waits for a command's reply with add_reader(), a
+  future and remove_reader(), and iterates over tokens, which are there, with async for.
+  "asyncio alone, one wait" is what the wait takes for a pair of sockets, without any
+  client.
 - `import remctl` loads the client when one of its names is first used, so that it is
   the import of a name that is measured.
 - pyremctl holds the GIL, so that its threads run one after the other.
@@ -128,7 +128,7 @@ def render(
         INTRODUCTION.format(
             date=dt.datetime.now(tz=dt.timezone.utc).date(),
             rounds=rounds,
-            passes=PASSES,
+            passes=max(measure.passes for measure in measures),
         ),
         f"![The times of this package and of the others, as bars]({chart})",
         "",

@@ -134,7 +134,7 @@ class Connection:
         # now.  Its answer to a NOOP comes after all of that.
         self._needs_noop = False
         # What is known about the next token, as the outcome of the last look for it:
-        # SHIM_OK if output() has just returned one that was there.
+        # SHIM_OK if output_in_turn() has just returned one that was there.
         self._availability = UNKNOWN
         # When other tasks have last had a turn between two tokens that were there.
         self._turn = 0.0

@@ -214,7 +214,7 @@ typedef struct shim_handle {
 #define FREED (1 << 30)
 
 
-/* The calls that are inside libremctl.  exit() runs libkrb5's destructors
+/* The calls that are inside libremctl or the name service.  exit() runs libkrb5's destructors
  * while threads may still be using it.  Our destructor runs before those: it
  * ends the calls, keeps new ones out, and lets no thread return to an
  * interpreter that is gone. */
@@ -411,9 +411,9 @@ leave_standard_descriptors(void)
 }
 
 /* A forked child inherits the locks of libkrb5 and of the name service as they
- * are; those held by other threads are never released in the child.  So a fork keeps new calls out
- * and waits for those inside, but not for long: a call that waits for the
- * network holds no such lock. */
+ * are; those held by other threads are never released in the child.  So a fork
+ * keeps new calls out and waits for those inside, but not for long: a call that
+ * waits for the network rarely holds such a lock. */
 #define MAX_FORK_DELAY_MS 200
 
 static void

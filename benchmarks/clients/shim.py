@@ -38,6 +38,17 @@ def read() -> bytes | None:
     return ffi.unpack(handle.data, handle.length)
 
 
+def gather(milliseconds: int) -> bool:
+    """Read what comes of a reply within so many milliseconds; whether that is all."""
+    while (outcome := lib.shim_gather(handle, milliseconds)) != lib.SHIM_WAIT:
+        if outcome == lib.SHIM_BLOCKS:
+            wait_for_token()
+            lib.shim_keep(handle)
+        elif outcome != lib.SHIM_MORE:
+            return True
+    return False
+
+
 def command() -> None:
     """Run small commands."""
     packed = pack([word.encode() for word in HELLO])
@@ -45,8 +56,9 @@ def command() -> None:
     for _ in turns.turns:
         turns.start()
         lib.shim_command(handle, *packed)
-        poll.poll()
-        output = b"".join(iter(read, None))
+        while not gather(1000):
+            pass
+        output = ffi.unpack(handle.out, handle.out_length)
         turns.stop()
         expect(b"hello\n", output)
     turns.report()

@@ -7,7 +7,7 @@ import asyncio
 from typing import TYPE_CHECKING
 
 from common import HELLO, Turns, expect
-from shim import given, handle, read, wait_for_token
+from shim import gather, given, handle, read
 
 from remctl._connection import pack
 from remctl._ffi import ffi, lib
@@ -16,15 +16,10 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
 
-def gather(future: asyncio.Future[None]) -> None:
+def read_reply(future: asyncio.Future[None]) -> None:
     """Read what has come of a reply; end the wait when it is whole."""
-    while (outcome := lib.shim_gather(handle, 0)) != lib.SHIM_WAIT:
-        if outcome == lib.SHIM_BLOCKS:
-            wait_for_token()
-            lib.shim_keep(handle)
-        elif outcome != lib.SHIM_MORE:
-            future.set_result(None)
-            return
+    if gather(0):
+        future.set_result(None)
 
 
 async def command() -> None:
@@ -36,7 +31,7 @@ async def command() -> None:
         turns.start()
         lib.shim_command(handle, *packed)
         future = loop.create_future()
-        loop.add_reader(fd, gather, future)
+        loop.add_reader(fd, read_reply, future)
         await future
         loop.remove_reader(fd)
         result = ffi.unpack(handle.out, handle.out_length)
@@ -46,7 +41,7 @@ async def command() -> None:
 
 
 async def output() -> AsyncIterator[bytes]:
-    """Return the output of a command."""
+    """Return the output of a command, which is there: nothing waits in the loop."""
     while (token := read()) is not None:
         yield token
 

@@ -278,7 +278,7 @@ for _ in range(40):
 
 
 def test_fork_while_another_thread_looks_a_name_up(server: Server) -> None:
-    """Hazard 78: the child has the name service's locks as well."""
+    """Hazard 78: the name service's locks are free when the child begins."""
     helpers = Path(__file__).parent.parent / "helpers"
     program = (
         FORK

@@ -34,7 +34,7 @@ take_a_while(void)
         usleep(1000);
     if (scripted_locks) {
         /* A fork that began when it was not mute any more would be over by then. */
-        usleep(20000);
+        usleep(50000);
         pthread_mutex_unlock(&lock);
     }
 }

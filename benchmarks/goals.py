@@ -113,7 +113,7 @@ def judge(results: Results, measures: list[Measure]) -> Iterator[Goal]:
         12,
     )
     yield at_most("noop()", median("noop", "sync") * 1e3, 0.5, " ms")
-    whole = partial(
+    of_pyremctl = partial(
         ratio, "instructions_whole_token", base="pyremctl", figure="instructions"
     )
     for ours, noop, token in (("sync", 1.15, 1.5), ("aio", 1.6, 2.5)):
@@ -133,7 +133,7 @@ def judge(results: Results, measures: list[Measure]) -> Iterator[Goal]:
             f"A small token's client CPU with run(), of pyremctl's, {TITLES[ours]}",
             ratio("whole_tokens", ours, "pyremctl", "cpu"),
             1,
-            remark=f" (instructions: {whole(ours):.3g})",
+            remark=f" (instructions: {of_pyremctl(ours):.3g})",
         )
     yield at_most(
         "64 MiB with run(): more memory at the peak, of the output's size",

@@ -351,15 +351,12 @@ connect_to_any(struct work *work)
 static bool
 duplicate_socket(shim_connection *c)
 {
-    bool failed = false;
+    bool duplicated;
 
     pthread_mutex_lock(&calls.mutex);
-    if (!has_its_socket(c))
-        failed = true;
-    else
-        c->library_fd = duplicate(c->fd, &failed);
+    duplicated = has_its_socket(c) && duplicate_for_libremctl(c);
     pthread_mutex_unlock(&calls.mutex);
-    return !failed;
+    return duplicated;
 }
 
 /* Look the server up, unless that has been done, and connect to it. */

@@ -999,10 +999,20 @@ duplicate(int fd, bool *failed)
     return copy;
 }
 
+/* libremctl closes the descriptor that it gets when it likes. */
+static bool
+duplicate_for_libremctl(shim_connection *c)
+{
+    bool failed = false;
+
+    c->library_fd = duplicate(c->fd, &failed); /* guard 12a */
+    return !failed;
+}
+
 /* Make a connection from a connected socket, which stays the caller's: the
  * connection gets two duplicates, one of them for libremctl.  ``socket`` is -1 for
- * shim_begin_connect() and for protocol 1.  ``h`` is all zero and already has its finalizer, so
- * that an interrupt cannot come between the two and leak the connection.
+ * shim_begin_connect() and for protocol 1.  ``h`` is all zero and already has its
+ * finalizer, so that an interrupt cannot come between the two and leak the connection.
  * Returns 0 on failure: errno is set if there is no memory or descriptor,
  * and ``error`` is set if ``ccache`` cannot be used. */
 static int
@@ -1047,8 +1057,7 @@ shim_init(shim_handle *h, int socket, const char *host, const char *principal,
         failed = !remctl_set_source_ip(c->remctl, source);
     if (!failed && socket >= 0) {
         atomic_store(&c->fd, duplicate(socket, &failed));
-        if (!failed)
-            c->library_fd = duplicate(socket, &failed); /* guard 12a */
+        failed = failed || !duplicate_for_libremctl(c);
     }
     end_call(c);
     return !failed;

@@ -23,6 +23,7 @@ from scripted import ScriptedServers
 from support import commands, wait_until
 
 import remctl
+from remctl._connection import Connection
 from remctl.testing import Realm
 from remctl.testing._k5 import K5Realm
 
@@ -333,34 +334,28 @@ def test_replies_with_an_old_encryption_type(
         assert tickets.count(f"skey, tkt): DEPRECATED:{enctype}") == 2
 
 
-def test_a_number_that_libremctl_has_closed(scripted: Scripted) -> None:
+def test_a_number_that_libremctl_has_closed(
+    scripted: Scripted, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Hazard 12: it is a stranger's by then, and stays open for them."""
     broken = scripted(["handshake", "read", "close"])
-    done = threading.Event()
-    failures: list[OSError] = []
+    strangers: list[int] = []
+    explain = Connection._failure
 
-    def open_files() -> None:
-        try:
-            while not done.is_set():
-                for fd in [os.open(os.devnull, os.O_RDONLY) for _ in range(10)]:
-                    os.close(fd)
-        except OSError as error:
-            failures.append(error)
+    def failure(self: Connection, outcome: int) -> Exception:
+        """Have files opened before the connection is closed."""
+        strangers.extend(os.open(os.devnull, os.O_RDONLY) for _ in range(10))
+        return explain(self, outcome)
 
-    strangers = [threading.Thread(target=open_files) for _ in range(2)]
-    for stranger in strangers:
-        stranger.start()
-    try:
-        for _ in range(20):
-            with remctl.Remctl(HOST, broken.port) as client:
-                client.command(["x"])
-                with pytest.raises(remctl.RemctlError, match=EOF):
-                    client.output()
-    finally:
-        done.set()
-        for stranger in strangers:
-            stranger.join()
-    assert failures == []
+    monkeypatch.setattr(Connection, "_failure", failure)
+    with remctl.Remctl(HOST, broken.port) as client:
+        client.command(["x"])
+        with pytest.raises(remctl.RemctlError, match=EOF):
+            client.output()
+        assert not client.opened
+    assert len(strangers) == 10
+    for fd in strangers:
+        os.close(fd)
 
 
 @pytest.mark.parametrize("end", ["close", "finalizer"])

@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-from functools import partial
 from typing import TYPE_CHECKING, NamedTuple
 
 from contestants import TITLES
@@ -113,15 +112,13 @@ def judge(results: Results, measures: list[Measure]) -> Iterator[Goal]:
         12,
     )
     yield at_most("noop()", median("noop", "sync") * 1e3, 0.5, " ms")
-    of_pyremctl = partial(
-        ratio, "instructions_whole_token", base="pyremctl", figure="instructions"
-    )
+    threads = floor("threads", ratio("noop", "threads", "pyremctl"))
     for ours, noop, token in (("sync", 1.15, 1.5), ("aio", 1.6, 2.5)):
         yield at_most(
             f"noop(), of pyremctl's, {TITLES[ours]}",
             ratio("noop", ours, "pyremctl"),
             noop,
-            remark=floor("threads", ratio("noop", "threads", "pyremctl")),
+            remark=threads,
         )
         yield at_most(
             f"A small token, of pyremctl's, {TITLES[ours]}",
@@ -129,11 +126,12 @@ def judge(results: Results, measures: list[Measure]) -> Iterator[Goal]:
             token,
             remark=floor(FLOOR_OF[ours], ratio("tokens", FLOOR_OF[ours], "pyremctl")),
         )
+        counted = ratio("instructions_whole_token", ours, "pyremctl", "instructions")
         yield at_most(
             f"A small token's client CPU with run(), of pyremctl's, {TITLES[ours]}",
             ratio("whole_tokens", ours, "pyremctl", "cpu"),
             1,
-            remark=f" (instructions: {of_pyremctl(ours):.3g})",
+            remark=f" (instructions: {counted:.3g})",
         )
     yield at_most(
         "64 MiB with run(): more memory at the peak, of the output's size",

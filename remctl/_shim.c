@@ -214,10 +214,10 @@ typedef struct shim_handle {
 #define FREED (1 << 30)
 
 
-/* The calls that are inside libremctl or the name service.  exit() runs libkrb5's destructors
- * while threads may still be using it.  Our destructor runs before those: it
- * ends the calls, keeps new ones out, and lets no thread return to an
- * interpreter that is gone. */
+/* The calls that are inside libremctl or the name service.  exit() runs
+ * libkrb5's destructors while threads may still be using it.  Our destructor
+ * runs before those: it ends the calls, keeps new ones out, and lets no thread
+ * return to an interpreter that is gone. */
 static struct {
     pthread_mutex_t mutex;
     pthread_cond_t forked;
